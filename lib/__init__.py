@@ -1,0 +1,1 @@
+"""The Dual-Pivot Workbook: a thin library behind the notebooks."""
