@@ -3,3 +3,55 @@
 
 class WorkbookError(Exception):
     """Base of every error that the workbook raises on purpose."""
+
+
+class PictureError(WorkbookError):
+    """A picture that cannot be used; its subclasses say why (lib.faces)."""
+
+
+class UnreadablePictureError(PictureError):
+    """Missing, empty, truncated, corrupt, or not a picture at all."""
+
+
+class PictureSizeError(PictureError):
+    """Too few pixels, too many, not square where a crop is wanted, or another size than its pair."""
+
+
+class PersonError(WorkbookError):
+    """A person folder that cannot be used (lib.faces)."""
+
+
+class MissingPicturesError(PersonError):
+    """A folder that is not there, is empty, or holds fewer references than the minimum."""
+
+
+class PersonCardError(PersonError):
+    """`person.yaml` is missing, is not YAML, or has a missing, unknown or mistyped field."""
+
+
+class PairingError(PersonError):
+    """The same stem twice, or a target without its input."""
+
+
+class UnsafePathError(WorkbookError):
+    """A name with `../` in it, or a link that leads out of its folder."""
+
+
+class SaveError(WorkbookError):
+    """A picture could not be written; nothing is left half-written."""
+
+
+class FaceError(WorkbookError):
+    """A photograph that cannot be aligned (lib.align)."""
+
+
+class NoFaceError(FaceError):
+    """No face was found in a photograph."""
+
+
+class SeveralFacesError(FaceError):
+    """More than one face was found where one person was expected."""
+
+
+class PackError(WorkbookError):
+    """An insightface pack or ONNX file that is missing, unreadable, or lacks the wanted model (lib.align, lib.identity)."""
