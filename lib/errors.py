@@ -55,3 +55,27 @@ class SeveralFacesError(FaceError):
 
 class PackError(WorkbookError):
     """An insightface pack or ONNX file that is missing, unreadable, or lacks the wanted model (lib.align, lib.identity)."""
+
+
+class SplitError(WorkbookError):
+    """People of another split, or an unknown split."""
+
+
+class BadPersonError(WorkbookError):
+    """A person's name, seed or shot number that cannot be."""
+
+
+class BadSizeError(WorkbookError):
+    """A picture size that cannot be drawn."""
+
+
+class RecipeError(WorkbookError):
+    """A degradation recipe that does not exist or cannot be read (lib.recipes)."""
+
+
+class DrawError(WorkbookError):
+    """A saved degradation draw of another version, incomplete, or out of range (lib.degrade)."""
+
+
+class SeedError(WorkbookError):
+    """Seeds that are not whole numbers, or not one for each picture."""
