@@ -79,3 +79,31 @@ class DrawError(WorkbookError):
 
 class SeedError(WorkbookError):
     """Seeds that are not whole numbers, or not one for each picture."""
+
+
+class NoSpaceError(WorkbookError):
+    """The disk is full (lib.paths)."""
+
+
+class RangeError(WorkbookError):
+    """A number outside its range (lib.checks)."""
+
+
+class DeviceError(WorkbookError):
+    """A device that this machine does not have (lib.checks)."""
+
+
+class NotebookError(WorkbookError):
+    """A notebook that is missing or breaks the parameter contract (lib.parameters)."""
+
+
+class ParameterError(WorkbookError):
+    """A parameter that is unknown, missing or of another type (lib.parameters)."""
+
+
+class RunError(WorkbookError):
+    """A notebook that did not run to its end (lib.run)."""
+
+
+class RecordError(WorkbookError):
+    """A record that cannot be written, read or compared (lib.record)."""

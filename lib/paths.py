@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
-from lib.errors import NoSpaceError, PathError
+from lib.errors import NoSpaceError, UnsafePathError
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -28,12 +28,12 @@ def shown(path):
 def child(folder, *names):
     """The path below `folder` that `names` lead to, links followed.
 
-    Raises PathError where it would leave the folder (`..`, an absolute name, a link out).
+    Raises UnsafePathError where it would leave the folder (`..`, an absolute name, a link out).
     """
     base = Path(folder).resolve()
     path = base.joinpath(*names).resolve()
     if path == base or not path.is_relative_to(base):
-        raise PathError(f"Path leaves its folder: {'/'.join(map(str, names))!r} from {shown(base)}. "
+        raise UnsafePathError(f"Path leaves its folder: {'/'.join(map(str, names))!r} from {shown(base)}. "
                         "Remedy: use a name inside the folder, without '..', '/' in front or links out of it.")
     return path
 
