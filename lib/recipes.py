@@ -60,7 +60,7 @@ _ESRGAN = Stage(_ESRGAN_KINDS, kernel=(7, 21), sigma=(0.2, 3.0), down=None, scal
                 interpolations=("area", "bilinear", "bicubic"), noise=(1, 30), gaussian=0.5, poisson=(0.05, 3.0), grey=0.4, jpeg=(30, 95))
 _ESRGAN_2 = dataclasses.replace(_ESRGAN, sigma=(0.2, 1.5), blur=0.8, scale=(0.3, 1.2), scale_odds=(0.3, 0.4, 0.3), of_original=4.0,
                                 noise=(1, 25), poisson=(0.05, 2.5))
-_TINY = Stage(_PLAIN, kernel=(13, 13), sigma=(0.2, 2.0), down=(1.0, 3.5), interpolations=("area", "bilinear"), noise=(0, 12), grey=0.3, jpeg=(40, 95))
+_TINY = Stage(_PLAIN, kernel=(11, 11), sigma=(0.2, 2.0), down=(1.0, 3.5), interpolations=("area", "bilinear"), noise=(0, 12), grey=0.3, jpeg=(40, 95))
 _TINY_2 = dataclasses.replace(_TINY, kernel=(9, 9), sigma=(0.2, 1.0), down=(1.0, 1.6), noise=(0, 8))
 
 RECIPES = {recipe.name: recipe for recipe in (
