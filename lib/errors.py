@@ -107,3 +107,11 @@ class RunError(WorkbookError):
 
 class RecordError(WorkbookError):
     """A record that cannot be written, read or compared (lib.record)."""
+
+
+class WeightsError(WorkbookError):
+    """Weights that are missing, truncated or of another architecture (lib.system)."""
+
+
+class PivotError(WorkbookError):
+    """A pivot or a tuning checkpoint that was made for something else (lib.tune, lib.adapter)."""

@@ -1,0 +1,117 @@
+"""The small judges of the tiny world: a face recogniser and a perceptual distance, trained on procedural people.
+
+They judge only: no loss that trains or guides a restoration sees them. Both are exported to ONNX, so what is shipped
+needs no class of ours; the recogniser then runs through insightface like any downloaded one.
+"""
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lib.pretrain import fit
+
+FACE = 112  # pixels: the input of insightface's ArcFaceONNX
+
+
+def conv(cin, cout, stride=1):
+    return nn.Sequential(nn.Conv2d(cin, cout, 3, stride, 1, bias=False), nn.GroupNorm(8, cout), nn.SiLU())
+
+
+class Recogniser(nn.Module):
+    """A residual network from (N, 3, 112, 112) in [-1, 1] to 128-d embeddings (not normalised)."""
+
+    def __init__(self, widths=(24, 48, 80, 128), dimension=128):
+        super().__init__()
+        self.stem = conv(3, widths[0], 2)  # 56
+        self.down = nn.ModuleList(conv(a, b, 2) for a, b in zip(widths, (*widths[1:], widths[-1])))  # 28, 14, 7, 4
+        self.same = nn.ModuleList(nn.Sequential(conv(b, b), conv(b, b)) for b in (*widths[1:], widths[-1]))
+        self.head = nn.Linear(widths[-1] * 16, dimension)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for down, same in zip(self.down, self.same):
+            x = down(x)
+            x = x + same(x)
+        return self.head(x.flatten(1))  # (N, 128)
+
+
+def arcface_loss(embedding, person, centres, margin=0.3, scale=24.0):
+    """Additive angular margin loss (Deng et al. 2019): cos(theta + m) for the true person, at scale s."""
+    cosine = F.normalize(embedding.float()) @ F.normalize(centres.float()).T  # (N, people)
+    theta = torch.acos(cosine.clamp(-1 + 1e-6, 1 - 1e-6))
+    target = F.one_hot(person, len(centres)).bool()
+    return F.cross_entropy(scale * torch.where(target, torch.cos(theta + margin), cosine), person)
+
+
+def jitter(x, g):
+    """Gain and offset of each colour, a little noise and blur: what must not decide who somebody is."""
+    n = len(x)
+    draw = lambda *shape: torch.rand(n, *shape, generator=g, device=g.device)  # noqa: E731
+    x = x * (0.85 + 0.3 * draw(1, 1, 1)) * (0.95 + 0.1 * draw(3, 1, 1)) + 0.15 * (draw(1, 1, 1) - 0.5)
+    soft = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), 3, 1)
+    x = torch.lerp(x, soft, 0.7 * draw(1, 1, 1))
+    return x + 0.04 * draw(1, 1, 1) * torch.randn(x.shape, generator=g, device=g.device)
+
+
+def fit_recogniser(pool, *, batch=64, device="cpu", **options):
+    """Trains the recogniser on the people of a pool; returns it and the losses."""
+    net = Recogniser().to(device)
+    centres = nn.Linear(128, int(pool.person.max()) + 1, bias=False).to(device)
+
+    def loss_of(g):
+        i, x = pool.batch(batch, g)
+        x = F.interpolate(jitter(x, g), FACE, mode="bilinear", antialias=True)
+        return arcface_loss(net(x), pool.person[i.to(pool.person.device)].to(device), centres.weight)
+    return net, fit("recogniser", [net, centres], loss_of, device=device, **options)
+
+
+class Features(nn.Module):
+    """Four stages of features, trained to read genes, landmarks and noise off a picture (N, 3, H, W) in [-1, 1]."""
+
+    def __init__(self, targets, widths=(16, 32, 64, 96)):
+        super().__init__()
+        self.stages = nn.ModuleList()
+        for a, b in zip((3, *widths), widths):
+            self.stages.append(nn.Sequential(nn.Conv2d(a, b, 3, 2 if a > 3 else 1, 1), nn.ReLU(), nn.Conv2d(b, b, 3, 1, 1), nn.ReLU()))
+        self.head = nn.Linear(widths[-1] * 64, targets)
+
+    def forward(self, x):
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features, self.head(F.adaptive_avg_pool2d(x, 8).flatten(1))
+
+
+class Perceptual(nn.Module):
+    """Distance of LPIPS's form (Zhang et al. 2018) without learned weights: squared difference of unit features."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.features = features
+
+    def forward(self, x, y):
+        unit = lambda f: f / (f.square().sum(1, keepdim=True) + 1e-8).sqrt()  # noqa: E731
+        pairs = zip(self.features(x)[0], self.features(y)[0])
+        return sum((unit(a) - unit(b)).square().sum(1).mean((1, 2)) for a, b in pairs)  # (N,)
+
+
+def fit_perceptual(pool, *, batch=64, device="cpu", **options):
+    """Trains the features of the perceptual distance; returns the distance and the losses."""
+    net = Features(pool.genes.shape[1] + 2 * 68 + 1).to(device)
+    targets = torch.cat([pool.genes[pool.person].to(device), pool.landmarks.flatten(1).to(device)], 1)
+
+    def loss_of(g):
+        i, x = pool.batch(batch, g)
+        noise = 0.3 * torch.rand(len(x), 1, generator=g, device=g.device).square()
+        x = x + noise[..., None, None] * torch.randn(x.shape, generator=g, device=g.device)
+        return F.smooth_l1_loss(net(x)[1].float(), torch.cat([targets[i], 4 * noise], 1), beta=0.1)
+    losses = fit("perceptual", [net], loss_of, device=device, **options)
+    return Perceptual(net), losses
+
+
+def export(module, path, inputs, names, output):
+    """Writes `module` as ONNX with a free batch; `inputs` example tensors, `names` of theirs, `output` its name."""
+    module.cpu().eval()
+    axes = {name: {0: "batch"} for name in (*names, output)}
+    torch.onnx.export(module, tuple(inputs), str(path), input_names=list(names), output_names=[output],
+                      dynamic_axes=axes, dynamo=False)

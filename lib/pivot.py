@@ -1,0 +1,130 @@
+"""Dual-pivot tuning: `textual_pivot` personalises G (eqs 2, 5, 6), `model_pivot` retargets E around it (eq. 7)."""
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
+
+from lib.degrade import degrade
+from lib.errors import PivotError
+from lib.system import CLASS_PROMPT, RARE_TOKEN
+from lib.tune import tune
+
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+PUBLISHED_SHARE = 150 / 324  # the published code hands the first 150 of E's 324 tensors to its optimiser
+
+
+def pivot_prompt(class_noun="person", token=RARE_TOKEN):
+    """The text pivot p: "a photo of a sks person"."""
+    return f"a photo of a {token} {class_noun}"
+
+
+@dataclass
+class Shots:
+    """Pictures made ready for tuning, once: clean latents and, for each, hints of several degradations of it."""
+
+    latents: torch.Tensor  # (N, C, h, w)
+    hints: torch.Tensor  # (N, K, C, h, w)
+
+    def draw(self, count, g):
+        """Latents and hints (count, C, h, w) of pictures and degradations drawn by generator `g`."""
+        i = torch.randint(len(self.latents), (count,), generator=g)
+        k = torch.randint(self.hints.shape[1], (count,), generator=g)
+        return self.latents[i], self.hints[i, k]
+
+
+def prepare(B, pictures, recipe="tiny", degradations=8, seed=0):
+    """Caches what tuning needs of pictures (N, 3, H, W) in [-1, 1]: their latents, and hints of `degradations` draws each."""
+    seeds = lambda k: [seed + 1000 * k + n for n in range(len(pictures))]  # noqa: E731
+    hints = [B.encode(B.clean(degrade(pictures, recipe, seeds(k))[0])) for k in range(degradations)]
+    return Shots(B.encode(pictures), torch.stack(hints, 1))
+
+
+def textual_pivot(B, shots, prompt, tuning, *, in_context=True, prior=None, prior_weight=1.0):
+    """Step 1: G tuned around the text pivot. In context, eq. 6: E steers from the degraded references while G learns;
+    out of context, eq. 5: G alone. With `prior` shots of other people, eq. 2's second term keeps the class.
+
+    B: the frozen system; shots: the person's `prepare`d references; prompt: the text pivot; tuning: steps and the like,
+    whose gamma leaves steps t >= (1 - gamma) T untrained (section IV-C). Returns the system with G_p in place of G.
+    """
+    G = _tunable(B.G, tuning.lora)
+    null, text, plain = B.embed(["", prompt, CLASS_PROMPT])
+    t_end = _t_end(B, tuning.gamma)
+    B_p = B.with_(G=G)
+
+    def loss_of(g):
+        loss = _eps_loss(B_p, *shots.draw(tuning.batch, g), text, null, in_context, t_end, g)
+        if prior is not None:
+            loss = loss + prior_weight * _eps_loss(B_p, *prior.draw(tuning.batch, g), plain, null, in_context, t_end, g)
+        return loss
+    tune(G, loss_of, tuning, "G in context" if in_context else "G alone")
+    return B_p
+
+
+def model_pivot(B_p, shots, prompt, tuning, *, trained="all"):
+    """Step 2, eq. 7: E tuned around the fixed G_p. E has the empty prompt; G_p has `prompt` where eq. 8 will give it.
+
+    B_p: the system around the pivot; shots: `prepare`d pictures, the person's own or generic people; prompt: as in
+    step 1, or "" to tune E around a G that was never personalised; trained: "all" of E or "repo150", the tensors that
+    the published code trains (tuning.lora trains adapters instead). Returns the system with E_pr in place of E.
+    """
+    E = _tunable(B_p.E, tuning.lora)
+    if trained == "repo150":
+        E.requires_grad_(False)
+        names = published_tensors(E)
+        for name, weight in E.named_parameters():
+            weight.requires_grad_(name in names)
+    elif trained != "all":
+        raise PivotError(f"unknown part of E: {trained!r}. Remedy: choose 'all' or 'repo150'.")
+    null, text = B_p.embed(["", prompt])
+    t_prompt = _t_end(B_p, tuning.gamma)
+    B_pr = B_p.with_(E=E)
+    tune(E, lambda g: _eps_loss(B_pr, *shots.draw(tuning.batch, g), text, null, True, None, g, t_prompt), tuning, "E")
+    return B_pr
+
+
+def _t_end(B, gamma):
+    return max(1, round((1 - gamma) * B.scheduler.config.num_train_timesteps))
+
+
+def _eps_loss(B, x0, hint, text, null, in_context, t_end, g, t_prompt=None):
+    """Mean squared error of eps (eqs 2, 5, 6, 7) at steps t < t_end; from `t_prompt` on, G too has the empty prompt."""
+    t = torch.randint(t_end or B.scheduler.config.num_train_timesteps, (len(x0),), generator=g).to(x0.device)
+    eps = torch.randn(x0.shape, generator=g).to(x0)
+    x_t = B.scheduler.add_noise(x0, eps, t)  # (N, C, h, w)
+    null = null.expand(len(x0), -1, -1)
+    prompt = text.expand(len(x0), -1, -1)
+    if t_prompt is not None:
+        prompt = torch.where((t < t_prompt)[:, None, None], prompt, null)
+    predicted = B.predict(x_t, t, prompt, hint if in_context else None, null)
+    return F.mse_loss(predicted, eps)
+
+
+def _tunable(network, rank):
+    network = copy.deepcopy(network).requires_grad_(True)
+    if not rank:
+        return network
+    return get_peft_model(network, LoraConfig(r=rank, lora_alpha=rank, target_modules=ATTENTION, init_lora_weights="gaussian"))
+
+
+def published_tensors(E):
+    """Names of the tensors of E that the published code trains: the first 150 of 324, in its own order, or that share.
+
+    At full size they end inside the fourth transformer: time embedding, first convolutions, the first level, and the
+    second up to the last attention's second norm (systems.md section 1).
+    """
+    names = sorted((name for name, _ in E.named_parameters()), key=_published_order)
+    return set(names[:round(PUBLISHED_SHARE * (len(names) - 1)) + 1])  # one more: our first convolution is two
+
+
+def _published_order(name):
+    part = name.split(".")
+    if part[0] != "down_blocks":
+        order = ["time_embedding", "conv_in", "controlnet_cond_embedding", None, "controlnet_down_blocks", "mid_block"]
+        return (order.index(part[0]) if part[0] in order else len(order),)
+    inside = ["norm", "proj_in", "attn1", "ff", "attn2", "norm1", "norm2", "norm3", "proj_out"]
+    piece = part[6] if part[4] == "transformer_blocks" else part[4]
+    kind = ["resnets", "attentions"].index(part[2]) if part[2] != "downsamplers" else 0
+    layer = int(part[3]) if part[2] != "downsamplers" else 99
+    return 3, int(part[1]), layer, kind, inside.index(piece) if kind else 0

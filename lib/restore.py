@@ -1,0 +1,79 @@
+"""Sampling from B: eq. 8 with gamma and w, and the wavelet colour fix."""
+import torch
+import torch.nn.functional as F
+from diffusers.utils.torch_utils import randn_tensor
+
+from lib import checks
+from lib.errors import PictureSizeError, SeedError
+
+BINOMIAL = torch.tensor([1.0, 2.0, 1.0]) / 4
+
+
+@torch.no_grad()
+def restore(B, degraded, prompt="", *, seeds, steps=50, gamma=0.0, w=1.0, colour_fix=True, batch=8, callback=None):
+    """Restores pictures with B: eq. 8.
+
+    degraded: (N, 3, H, W) RGB in [-1, 1], at the system's size; prompt: for G, "" for blind restoration
+    (E always has the empty prompt); seeds: N integers, one CPU generator each; gamma in [0, 1]: the fraction of
+    steps, from the noisy end, without the prompt; w: guidance, 1 is conditional alone, 0 unconditional alone;
+    callback(step, t, x_t, x_0) is told of every step of every batch. Returns (N, 3, H, W) in [-1, 1] on the CPU.
+    Raises RangeError for steps < 1, gamma outside [0, 1] or w not finite, SeedError unless there are N seeds,
+    PictureSizeError for pictures of another size than the system's.
+    """
+    steps, gamma, w = checks.steps(steps, least=1), checks.fraction("gamma", gamma), checks.finite("w", w)
+    if len(seeds) != len(degraded):
+        raise SeedError(f"{len(seeds)} seeds for {len(degraded)} pictures. Remedy: give one seed a picture.")
+    if degraded.shape[-2:] != (B.size, B.size):
+        raise PictureSizeError(f"pictures of {tuple(degraded.shape[-2:])} pixels for a system of {B.size}. "
+                               "Remedy: load them with lib.faces at the system's size.")
+    parts = zip(degraded.split(batch), torch.tensor(seeds).split(batch))
+    out = [_restore_batch(B, part, prompt, s.tolist(), steps, gamma, w, colour_fix, callback) for part, s in parts]
+    return torch.cat(out).cpu()
+
+
+def _restore_batch(B, degraded, prompt, seeds, steps, gamma, w, colour_fix, callback):
+    cleaned = B.clean(degraded)  # (N, 3, H, W)
+    hint = B.encode(cleaned)  # (N, C, h, w)
+    null, text = (B.embed([p]).expand(len(hint), -1, -1) for p in ("", prompt))  # (N, 32, D)
+    generators = [torch.Generator().manual_seed(s) for s in seeds]
+    x_t = randn_tensor(hint.shape, generators, B.device)
+    B.scheduler.set_timesteps(steps, device=B.device)
+    for k, t in enumerate(B.scheduler.timesteps):
+        eps = guided_eps(B, x_t, t, text, null, hint, 0.0 if k < round(gamma * steps) else w)
+        step = B.scheduler.step(eps, t, x_t, generator=generators)
+        x_t = step.prev_sample
+        if callback:
+            callback(k, int(t), x_t, step.pred_original_sample)
+    restored = B.decode(x_t)
+    return wavelet_colour_fix(restored, cleaned) if colour_fix else restored
+
+
+def guided_eps(B, x_t, t, text, null, hint, w):
+    """Right side of eq. 8: w B(x_t, p) + (1 - w) B(x_t, empty), without the pass that w makes void.
+
+    x_t, hint: (N, C, h, w) latents; t: a step; text, null: (N, 32, D). E is asked once: its prompt is always empty.
+    """
+    down, mid = B.E(x_t, t, null, controlnet_cond=hint, return_dict=False)
+
+    def G(prompt):
+        return B.G(x_t, t, prompt, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample
+    if w == 1:
+        return G(text)
+    return G(null) if w == 0 else w * G(text) + (1 - w) * G(null)
+
+
+def wavelet_colour_fix(restored, cleaned, levels=5):
+    """High frequencies of `restored` on the lowest ones of `cleaned` (a trous wavelets with the 3x3 binomial kernel).
+
+    Both (N, 3, H, W); returns the same shape. Source: StableSR's wavelet fix, as DiffBIR applies it (5 levels).
+    """
+    return (restored + low_pass(cleaned, levels) - low_pass(restored, levels)).clamp(-1, 1)
+
+
+def low_pass(x, levels):
+    """`levels` binomial blurs of (N, 3, H, W) with holes of 1, 2, 4... pixels, edges repeated."""
+    kernel = torch.outer(BINOMIAL, BINOMIAL).to(x).expand(x.shape[1], 1, 3, 3)
+    for level in range(levels):
+        hole = 2 ** level
+        x = F.conv2d(F.pad(x, (hole,) * 4, mode="replicate"), kernel, groups=x.shape[1], dilation=hole)
+    return x

@@ -1,0 +1,231 @@
+"""The blind restorer B = {G, E} and the parts around it: built, saved, loaded, called (eq. 4).
+
+G is a latent diffusion UNet with text cross-attention; E a control network whose hint is the latent of the
+cleaned photograph. The same diffusers and transformers classes serve at every scale.
+"""
+import functools
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel, UNet2DModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from lib.errors import WeightsError
+from lib.people import WORDS
+
+RARE_TOKEN = "sks"  # never in a caption, so its meaning is free
+CLASS_PROMPT = "a photo of a person"
+TOKENS = 32  # the longest caption has 30 tokens with its two marks
+
+
+class LatentControlNet(ControlNetModel):
+    """E: a control network that takes a latent as hint, as DiffBIR's IRControlNet does.
+
+    A first convolution over [x_t, hint] is the sum of two, so the stock picture embedding of diffusers
+    is replaced by one bias-free 3x3 convolution on the hint. Source: DiffBIR, cldm.yaml (hint_channels 4).
+    """
+
+    @functools.wraps(ControlNetModel.__init__)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        hint = torch.nn.Conv2d(self.config.in_channels, self.config.block_out_channels[0], 3, padding=1, bias=False)
+        torch.nn.init.zeros_(hint.weight)
+        self.controlnet_cond_embedding = hint
+
+
+class Cleaner(UNet2DModel):
+    """Stage 1: removes noise and blur, invents nothing; a regression on pixels unshuffled by 4."""
+
+    def clean(self, pictures):
+        """The cleaned pictures; `pictures` (N, 3, H, W) in [-1, 1], H and W multiples of 16; the same shape."""
+        folded = torch.nn.functional.pixel_unshuffle(pictures, 4)  # (N, 48, H/4, W/4)
+        residual = torch.nn.functional.pixel_shuffle(self(folded, 0).sample, 4)  # (N, 3, H, W)
+        return (pictures + residual).clamp(-1, 1)
+
+
+PARTS = {"unet": UNet2DConditionModel, "control": LatentControlNet, "vae": AutoencoderKL,
+         "text_encoder": CLIPTextModel, "cleaner": Cleaner}
+FIELD = {"unet": "G", "control": "E"}  # a folder has diffusers' names, the object the paper's
+
+
+@dataclass
+class System:
+    """B of eq. 4: the generative prior `G`, the guiding encoder `E`, and what they need around them."""
+
+    G: UNet2DConditionModel
+    E: LatentControlNet
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler: DDPMScheduler
+    cleaner: Cleaner
+    provenance: dict = field(default_factory=dict)
+
+    @property
+    def device(self):
+        return self.vae.device
+
+    @property
+    def size(self):
+        """Side of a picture in pixels."""
+        return self.vae.config.sample_size
+
+    def modules(self):
+        return {name: getattr(self, FIELD.get(name, name)) for name in PARTS}
+
+    def to(self, device):
+        """Moves every part to `device`; returns the system."""
+        for module in self.modules().values():
+            module.to(device)
+        return self
+
+    def freeze(self):
+        """No gradients, evaluation mode: how every part stands but the one being tuned."""
+        for module in self.modules().values():
+            module.requires_grad_(False).eval()
+        return self
+
+    def with_(self, **parts):
+        """The same system with other parts, as in eq. 5: `B.with_(G=G_p)` is {G_p, E}."""
+        return replace(self, **parts)
+
+    @torch.no_grad()
+    def encode(self, pictures):
+        """Latents of pictures: the mode of the posterior, scaled to unit variance (as DiffBIR takes its hint).
+
+        pictures: (N, 3, H, W) RGB in [-1, 1]; returns (N, C, H/8, W/8).
+        """
+        return self.vae.encode(pictures.to(self.device)).latent_dist.mode() * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents):
+        """Pictures (N, 3, H, W) in [-1, 1] of latents (N, C, H/8, W/8)."""
+        return self.vae.decode(latents / self.vae.config.scaling_factor).sample.clamp(-1, 1)
+
+    @torch.no_grad()
+    def clean(self, degraded):
+        """Stage 1 of degraded pictures, (N, 3, H, W) in [-1, 1]."""
+        return self.cleaner.clean(degraded.to(self.device))
+
+    @torch.no_grad()
+    def embed(self, prompts):
+        """Text embeddings (N, 32, D) of a list of prompts; "" is the empty prompt of eq. 1."""
+        tokens = self.tokenizer(list(prompts), padding="max_length", truncation=True,
+                                max_length=self.tokenizer.model_max_length, return_tensors="pt").input_ids
+        return self.text_encoder(tokens.to(self.device)).last_hidden_state
+
+    def predict(self, x_t, t, prompt, hint=None, null=None):
+        """The noise that B predicts: G(x_t, prompt) steered by E(x_t, hint) under the empty prompt.
+
+        x_t, hint: (N, C, h, w); t: (N,) steps of the schedule; prompt, null: (N, 32, D) embeddings.
+        Without a hint it is G alone, out of the context of B (eq. 5). Returns (N, C, h, w).
+        """
+        if hint is None:
+            return self.G(x_t, t, prompt).sample
+        down, mid = self.E(x_t, t, null, controlnet_cond=hint, return_dict=False)
+        return self.G(x_t, t, prompt, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample
+
+    def fingerprint(self):
+        """First 16 hex digits of the SHA-256 of every weight: what a pivot must find again."""
+        digest = hashlib.sha256()
+        for name, module in self.modules().items():
+            for key, tensor in sorted(module.state_dict().items()):
+                digest.update(f"{name}.{key}".encode() + tensor.detach().cpu().float().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def save(self, folder, dtype=torch.float16):
+        """Writes a system folder in diffusers' own layout, safetensors, weights in `dtype`."""
+        folder = Path(folder)
+        for name, module in self.modules().items():
+            kept = module.dtype
+            module.to(dtype).save_pretrained(folder / name)
+            module.to(kept)
+        self.tokenizer.save_pretrained(folder / "tokenizer")
+        self.scheduler.save_pretrained(folder / "scheduler")
+        (folder / "provenance.json").write_text(json.dumps(self.provenance, indent=1) + "\n")
+
+
+def load(folder, device="cpu"):
+    """The system of a folder, frozen, in float32 on `device`.
+
+    Raises WeightsError where a part is missing, truncated or of another architecture.
+    """
+    folder = Path(folder)
+    parts = {FIELD.get(name, name): _load_part(cls, folder / name) for name, cls in PARTS.items()}
+    return System(tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+                  scheduler=DDPMScheduler.from_pretrained(folder / "scheduler"),
+                  provenance=json.loads((folder / "provenance.json").read_text()), **parts).to(device).freeze()
+
+
+def _load_part(cls, folder):
+    if not (folder / "config.json").is_file():
+        raise WeightsError(f"no weights: {folder} has no config.json. Remedy: restore the folder with `git checkout -- data`, "
+                           "or point SYSTEM at a folder written by notebook 10.")
+    files = sorted(folder.glob("*.safetensors"))
+    try:
+        state = {k: v.float() for file in files for k, v in load_file(file).items()}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"unreadable weights: {files[-1]} ({error}). Remedy: the file is truncated or no safetensors; "
+                           "fetch it again.") from error
+    text = cls is CLIPTextModel
+    module = cls(CLIPTextConfig.from_pretrained(folder)) if text else cls.from_config(cls.load_config(folder))
+    try:
+        module.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise WeightsError(f"weights of another architecture: {folder} ({str(error).splitlines()[1].strip()[:160]}). "
+                           "Remedy: config.json and the safetensors file must come from the same system.") from error
+    return module
+
+
+def build_tiny(seed=0):
+    """An untrained system of the tiny scale: 128 px pictures, 4-channel 16x16 latents, about 16 M weights."""
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer(WORDS)
+    text_encoder = CLIPTextModel(CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=TOKENS, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id))
+    G = UNet2DConditionModel(
+        sample_size=16, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(96, 128, 160),
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=128, attention_head_dim=(3, 4, 5), use_linear_projection=True, norm_num_groups=16)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1,
+        block_out_channels=(40, 64, 96, 128), latent_channels=4, norm_num_groups=8, sample_size=128)
+    cleaner = Cleaner(
+        sample_size=32, in_channels=48, out_channels=48, layers_per_block=1, block_out_channels=(64, 80, 96),
+        down_block_types=("DownBlock2D",) * 3, up_block_types=("UpBlock2D",) * 3, norm_num_groups=8,
+        attention_head_dim=32)
+    scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
+                              timestep_spacing="linspace", variance_type="fixed_small", clip_sample=False)
+    return System(G, encoder_from(G), vae, text_encoder, tokenizer, scheduler, cleaner)
+
+
+def encoder_from(G):
+    """E as training begins: a copy of G's encoder, its hint convolution and its outgoing convolutions zero."""
+    return LatentControlNet.from_unet(G)
+
+
+def build_tokenizer(words):
+    """A CLIP tokenizer whose only merges are those that make each of `words` one token.
+
+    words: caption words; the rare token "sks" is added. Every byte stays a symbol, so no text is unknown.
+    """
+    from tokenizers.pre_tokenizers import ByteLevel
+    alphabet = sorted(ByteLevel.alphabet())
+    merges = []
+    for word in (*words, RARE_TOKEN):
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while len(pieces) > 1:
+            merges.append((pieces[0], pieces[1]))
+            pieces[:2] = ["".join(pieces[:2])]
+    merges = list(dict.fromkeys(merges))
+    symbols = [*alphabet, *(a + "</w>" for a in alphabet), *("".join(m) for m in merges), "<|startoftext|>", "<|endoftext|>"]
+    vocab = {symbol: i for i, symbol in enumerate(dict.fromkeys(symbols))}
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TOKENS)
