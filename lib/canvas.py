@@ -1,0 +1,71 @@
+"""A supersampled picture to fill smooth shapes into, with region masks that know what covers what."""
+import cv2
+import numpy as np
+
+FINE = 4            # bits of sub-pixel precision
+
+
+def blend(a, b, t):
+    """a (1 - t) + b t for colours or points."""
+    return np.asarray(a, float) * (1 - t) + np.asarray(b, float) * t
+
+
+_TURNS = {}
+
+
+def circle(centre, radius, count=20):
+    """A circle or, for a pair of radii, an ellipse: (count, 2)."""
+    if count not in _TURNS:
+        t = np.arange(count) * (2 * np.pi / count)
+        _TURNS[count] = np.column_stack([np.cos(t), np.sin(t)])
+    return np.asarray(centre) + _TURNS[count] * radius
+
+
+def ribbon(line, width, taper=1.0):
+    """A stroke along `line` (P, 2): polygon (2P, 2); `width` a number or (P,); ends narrowed to `taper` of it."""
+    return ribbons(np.asarray(line)[None], width, taper)[0]
+
+
+def ribbons(lines, width, taper=0.0):
+    """Strokes along K `lines` (K, P, 2): polygons (K, 2P, 2) with ends narrowed to `taper` of `width`."""
+    step = np.empty_like(lines)
+    step[:, 1:-1] = lines[:, 2:] - lines[:, :-2]
+    step[:, 0], step[:, -1] = lines[:, 1] - lines[:, 0], lines[:, -1] - lines[:, -2]
+    normal = step[..., ::-1] * (-.5, .5) / (np.sqrt((step ** 2).sum(-1, keepdims=True)) + 1e-9)
+    profile = taper + (1 - taper) * np.sin(np.linspace(0, np.pi, lines.shape[1]))
+    offset = normal * (profile * width)[..., None]
+    return np.concatenate([lines + offset, (lines - offset)[:, ::-1]], 1)
+
+
+class Canvas:
+    """Four channels: red, green, blue, and how much shading the place takes (0..255)."""
+
+    def __init__(self, picture, regions=()):
+        self.picture, self.side = picture, picture.shape[0]
+        self.regions = {name: np.zeros(picture.shape[:2], np.uint8) for name in regions}
+
+    def _grid(self, points):
+        scale, shift = self.side * (1 << FINE), .5 * (1 << FINE)
+        if isinstance(points, list) or points.ndim == 3:
+            return [np.round(p * scale - shift).astype(np.int32) for p in points]
+        return [np.round(points * scale - shift).astype(np.int32)]
+
+    def fill(self, points, colour, weight=255, region=None):
+        """Fill one polygon (P, 2), or several by the even-odd rule, in picture widths; `region` owns it from now on."""
+        grid = self._grid(points)
+        r, g, b = colour
+        cv2.fillPoly(self.picture, grid, (min(r, 255), min(g, 255), min(b, 255), weight), cv2.LINE_AA, FINE)
+        if region and self.regions:
+            for name, mask in self.regions.items():
+                cv2.fillPoly(mask, grid, 255 * (name == region), cv2.LINE_AA, FINE)
+
+    def region(self, name, points):
+        """Give a place to a region without painting it."""
+        for other, mask in self.regions.items():
+            cv2.fillPoly(mask, self._grid(points), 255 * (name == other), cv2.LINE_AA, FINE)
+
+    def shrink(self, size):
+        """Picture float32 (size, size, 3), shading weight float32 (size, size, 1) in 0..1, masks uint8 or None."""
+        small = cv2.resize(self.picture, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
+        masks = {n: cv2.resize(m, (size, size), interpolation=cv2.INTER_AREA) for n, m in self.regions.items()}
+        return small[..., :3], small[..., 3:] / 255, masks or None

@@ -1,0 +1,162 @@
+"""Hair and beards: a shape behind the head, a cap in front of it, strands that follow both, whiskers."""
+import numpy as np
+
+from lib.anatomy import skull_half, smooth
+from lib.canvas import blend, circle, ribbon, ribbons
+
+COLOURS = {"black": (34, 28, 32), "brown": (102, 62, 36), "blond": (228, 186, 108), "red": (190, 80, 30),
+           "grey": (150, 150, 156), "white": (236, 230, 222), "auburn": (126, 40, 34)}
+# hair: how far it stands off the skull, hairline height at the middle, how far down the side, bumps
+CAPS = {"cropped": (.03, -1.0, .0, 0), "short": (.13, -.98, .15, 0), "spiky": (.16, -1.0, .0, .16), "parted": (.16, -.98, .2, 0),
+        "curly": (.24, -.90, .25, .09), "frizzy": (.52, -.92, .4, .10), "medium": (.15, -1.0, .3, 0), "long": (.13, -1.04, .3, 0),
+        "wavy": (.18, -.98, .3, .05), "tied": (.06, -1.04, .0, 0), "fringed": (.15, -.50, .3, 0)}
+LENGTHS = {"medium": (1.25, .16), "fringed": (1.35, .14), "long": (2.9, .2), "wavy": (2.9, .34)}
+
+
+def colour(genes):
+    """Hair colour (3,) 0..255."""
+    return np.array(COLOURS[genes.hair_colour], float) * (1 + .16 * genes.hair_shade)
+
+
+def _bumpy(line, size, centre):
+    """`line` with rounded bumps of `size` outwards from `centre`."""
+    t = np.arange(len(line))
+    out = line - centre
+    out = out / (np.sqrt((out ** 2).sum(1, keepdims=True)) + 1e-9)
+    return line + out * (size * np.abs(np.sin(t * 1.25)))[:, None]
+
+
+def _outer(look, grow, down):
+    """The hair's outer edge from the picture's left ear over the crown to the right one: (P, 2)."""
+    half = skull_half(look.genes)
+    half[:, 1] -= grow * 1.1 * np.clip((-half[:, 1] - .3) / 1.2, 0, 1)
+    half = np.concatenate([[(1.10 * (1 + .075 * look.genes.face_width), down)], half])
+    left, right = look.camera.outline(half, grow)
+    return np.concatenate([left[:-1], [(left[-1] + right[-1]) / 2], right[-2::-1]])
+
+
+def _hairline(look, middle, down):
+    """The hairline from the left ear over the brow to the right one: (P, 2)."""
+    wide, drop = 1 + .075 * look.genes.face_width, .06 * look.genes.hairline
+    middle = middle * (1 + .05 * look.genes.forehead) + drop
+    style, s = look.genes.hair, 1 if look.genes.hair_side > 0 else -1
+    if style == "fringed":
+        inner = [(-.92, -.30), (-.60, middle - .02), (-.3, middle), (0, middle - .02), (.3, middle), (.60, middle - .02), (.92, -.30)]
+    elif style == "parted":
+        inner = [(-.95, -.42), (-.80, -.58), (-.45, -.68), (-.05, -.82), (.42, -1.22), (.66, -.95), (.92, -.50)]
+    elif style in ("long", "medium", "wavy"):
+        inner = [(-.93, -.2), (-.78, -.62), (-.42, -.98), (0, -1.26), (.42, -.98), (.78, -.62), (.93, -.2)]
+    else:
+        inner = [(-.96, -.34), (-.90, -.70), (-.50, middle + .03), (0, middle), (.50, middle + .03), (.90, -.70), (.96, -.34)]
+    inner = np.array(inner) * (wide, 1)
+    if s < 0:
+        inner = inner[::-1] * (-1, 1)
+    left, right = look.camera.outline(np.array([(1.07 * wide, down), (1.03 * wide, down)]))
+    return np.concatenate([left[:1], look.camera.face(inner), right[:1]])
+
+
+def front(look):
+    """The cap's polygon (P, 2) or None for a bald head; keeps its two edges on `look` for the strands."""
+    genes = look.genes
+    if genes.hair == "bald":
+        return None
+    grow, middle, down, bumps = CAPS[genes.hair]
+    grow *= 1 + .3 * genes.hair_volume
+    look.outer, look.line = smooth(_outer(look, grow, down), per=4), smooth(_hairline(look, middle, down), per=4)
+    if bumps:
+        centre = look.camera.project([[0, -.3, -.6]])[0]
+        rim = _bumpy(look.outer, bumps * look.camera.unit, centre)
+        lower = _bumpy(look.line, -bumps * look.camera.unit * (genes.hair in ("curly", "frizzy")), centre)
+    else:
+        rim, lower = look.outer, look.line
+    return np.concatenate([rim, lower[::-1]])
+
+
+def _strands(look, count, seed, a=.04, b=.96):
+    """Lines from the hairline to the outer edge: (count, 6, 2)."""
+    rng = np.random.default_rng([look.genes.marks, seed])
+    t, k = np.sort(rng.uniform(.03, .97, count)), np.linspace(0, 1, 6)
+    low = look.line[(t * (len(look.line) - 1)).astype(int)]
+    high = look.outer[(np.clip(.5 + (t - .5) * 1.02, 0, 1) * (len(look.outer) - 1)).astype(int)]
+    start, stop = rng.uniform(a, .4, count), rng.uniform(.6, b, count)
+    along = start[:, None] + (stop - start)[:, None] * k
+    return low[:, None] * (1 - along[..., None]) + high[:, None] * along[..., None]
+
+
+def draw_front(canvas, look):
+    """The cap with its strands and sheen."""
+    if look.front is None:
+        return
+    unit, tone = look.camera.unit, look.hair
+    if look.genes.hair == "cropped":
+        tone = blend(tone, look.skin, .25)
+    canvas.fill(look.front, tone, weight=110, region="hair")
+    if look.genes.hair in ("curly", "frizzy"):
+        rng = np.random.default_rng([look.genes.marks, 5])
+        spots = _strands(look, 26, 4)[:, 3]
+        for shade in (.78, 1.22):
+            rings = [ribbon(circle(p, rng.uniform(.07, .12) * unit, 12)[:9], .035 * unit, .2) for p in spots[::2] + rng.normal(0, .02, 2)]
+            canvas.fill(rings, np.clip(tone * shade + 12 * (shade > 1), 0, 255), weight=110)
+        return
+    canvas.fill(ribbons(_strands(look, 16, 1), .035 * unit), tone * .76, weight=110)
+    canvas.fill(ribbons(_strands(look, 12, 2, .3, .8), .035 * unit), np.clip(tone * 1.15 + 14, 0, 255), weight=110)
+
+
+def draw_back(canvas, look):
+    """Whatever hangs or stands behind the head."""
+    genes, unit, tone = look.genes, look.camera.unit, look.hair
+    if genes.hair == "bald":
+        return
+    dark = tone * .72
+    if genes.hair == "tied":
+        knot = look.camera.project([[.1 * genes.hair_side, -1.72, -.9]])[0]
+        canvas.fill(circle(knot, (.48 * unit, .40 * unit), 24), tone * .9, weight=110, region="hair")
+        lines = np.stack([knot + np.array([(-.36 + .1 * i, -.1 - .2 * np.cos(i)), (-.1 + .05 * i, -.28 + .04 * i), (.3, .02 + .06 * i)]) * unit for i in range(5)])
+        canvas.fill(ribbons(lines, .04 * unit), dark, weight=110)
+    if genes.hair not in LENGTHS:
+        return
+    length, out = LENGTHS[genes.hair]
+    ends = look.outer[[0, -1]]
+    bottom = look.camera.centre[1] + length * unit * (1 + .08 * genes.hair_volume)
+    wave = .09 * unit * (genes.hair == "wavy")
+    y = np.linspace(0, 1, 9)
+    sides = []
+    for s, end in ((-1, ends[0]), (1, ends[1])):
+        x = end[0] + s * out * unit * np.sin(y * 2.2) + wave * np.sin(y * 14)
+        sides.append(np.column_stack([x, end[1] + (bottom - end[1]) * y]))
+    curl = sides[0][-1:] + (.2 * unit, .08 * unit), sides[1][-1:] + (-.2 * unit, .08 * unit)
+    canvas.fill(np.concatenate([look.outer[:1], smooth(sides[0]), curl[0], curl[1], smooth(sides[1])[::-1], look.outer[::-1]]),
+                dark, weight=110, region="hair")
+    lines = np.concatenate([[side + (-s * .1 * i * unit, 0) for i in range(1, 5)] for s, side in ((-1, sides[0]), (1, sides[1]))])
+    canvas.fill(ribbons(lines, .05 * unit), tone, weight=110)
+
+
+def draw_beard(canvas, look):
+    """Stubble, moustache, goatee or full beard, drawn before the mouth."""
+    kind, p, unit = look.genes.beard, look.points, look.camera.unit
+    if kind == "none":
+        return
+    tone = blend(look.hair, look.skin, .72) if kind == "stubble" else look.hair * .92
+    lip = p[48:60]
+    whiskers = np.array([lip[0] + (-.10 * unit, .06 * unit), lip[1] + (-.05 * unit, -.10 * unit), p[51] + (-.05 * unit, -.12 * unit), p[51] + (.05 * unit, -.12 * unit),
+                         lip[5] + (.05 * unit, -.10 * unit), lip[6] + (.10 * unit, .06 * unit)])
+    if kind == "moustache":
+        shape = np.concatenate([smooth(whiskers), smooth(lip[:7] + (0, .05 * unit))[::-1]])
+    elif kind == "goatee":
+        chin = np.concatenate([whiskers, [lip[6] + (.06 * unit, .3 * unit)], p[[9]] + (-.04 * unit, .03 * unit), p[[8]] + (0, .08 * unit), p[[7]] + (.04 * unit, .03 * unit),
+                               [lip[0] + (-.06 * unit, .3 * unit)]])
+        shape = smooth(chin, True)
+    else:
+        grow = .0 if kind == "stubble" else .10
+        jaw = p[1:16] + (p[1:16] - p[33]) * grow * np.sin(np.linspace(0, np.pi, 15))[:, None]
+        cheek = [blend(p[15], p[35], .22) + (0, .35 * unit), blend(p[14], p[54], .5) + (0, -.05 * unit)]
+        other = [blend(p[2], p[48], .5) + (0, -.05 * unit), blend(p[1], p[31], .22) + (0, .35 * unit)]
+        shape = np.concatenate([smooth(jaw), smooth(np.concatenate([p[15:16], cheek, whiskers[::-1], other, p[1:2]]))])
+    canvas.fill(shape, tone, weight=200, region="skin" if kind == "stubble" else "hair")
+    if kind in ("goatee", "beard"):
+        rng = np.random.default_rng([look.genes.marks, 9])
+        low = p[4:13] if kind == "beard" else p[[7, 8, 9]]
+        top = blend(low, p[57], .55)
+        lines = np.stack([top, blend(top, low, .5) + rng.normal(0, .02 * unit, low.shape), low], 1)
+        canvas.fill(ribbons(lines, .05 * unit), tone * .75, weight=200)
+        canvas.fill(ribbons(lines[:-1] * .5 + lines[1:] * .5, .035 * unit), np.clip(tone * 1.15 + 12, 0, 255), weight=200)

@@ -1,0 +1,301 @@
+"""The drawing of one person in one shot: flat shapes on smooth curves through the projected skeleton, softly shaded."""
+import math
+
+import cv2
+import numpy as np
+
+from lib import hair
+from lib.anatomy import Camera, eye, jaw_half, landmarks, on_face, skull_half, smooth
+from lib.canvas import Canvas, blend, circle, ribbon, ribbons
+
+REGIONS = ("skin", "hair", "eyes", "brows", "nose", "mouth")
+SKIN = np.array([(255, 226, 204), (247, 210, 182), (234, 187, 152), (214, 158, 119), (180, 123, 87), (142, 92, 64),
+                 (104, 66, 46)], float)
+IRIS = {"blue": (58, 128, 232), "green": (46, 164, 84), "brown": (122, 66, 26), "hazel": (146, 134, 44),
+        "grey": (146, 160, 176), "amber": (240, 160, 24), "turquoise": (24, 190, 190), "violet": (146, 88, 224)}
+# x, y, z of each soft spot, its two radii (face units), and its log-shade in red, green, blue
+SPOTS = np.array([
+    (-.50, -.10, .0, .30, .17, -.10, -.17, -.16), (.50, -.10, .0, .30, .17, -.10, -.17, -.16),
+    (-.17, -.06, .1, .08, .16, -.10, -.14, -.14), (.17, -.06, .1, .08, .16, -.10, -.14, -.14),
+    (-.50, .24, .0, .22, .07, -.06, -.10, -.08), (.50, .24, .0, .22, .07, -.06, -.10, -.08),
+    (0, .25, .3, .07, .28, .10, .11, .11), (0, .60, .5, .10, .09, .10, .12, .13), (0, .66, .5, .17, .13, .0, -.08, -.08),
+    (-.19, .55, .2, .07, .17, -.09, -.13, -.13), (.19, .55, .2, .07, .17, -.09, -.13, -.13),
+    (0, .87, .2, .22, .05, -.16, -.22, -.22), (0, .97, .2, .04, .07, -.05, -.07, -.07),
+    (0, 1.37, .1, .19, .055, -.14, -.18, -.18), (0, 1.49, .05, .17, .09, .05, .05, .05),
+    (-.62, .36, -.1, .17, .09, .06, .06, .06), (.62, .36, -.1, .17, .09, .06, .06, .06),
+    (0, -.72, .0, .42, .22, .07, .07, .06)])
+
+
+def skin_colour(genes):
+    """Skin colour (3,) 0..255 from the tone, light to dark, and the undertone, cool to warm."""
+    at = (genes.skin_tone + 1) / 2 * (len(SKIN) - 1.001)
+    return blend(SKIN[int(at)], SKIN[int(at) + 1], at % 1) + genes.undertone * np.array([3, 1, -8])
+
+
+def _background(shot, side):
+    """Backdrop (side, side, 4) uint8, weight 0."""
+    rng = np.random.default_rng(shot.grain)
+    one, two = np.array(shot.background_colours, float)
+    two = blend(one, two, .5)
+    coarse = np.empty((6, 6, 3))
+    if shot.background == "plain":
+        coarse[:] = blend(one, two, np.linspace(0, 1, 6)[:, None, None] * np.ones((6, 6, 1)))
+    elif shot.background == "glow":
+        y, x = np.mgrid[0:6, 0:6] / 5 - .5
+        coarse[:] = blend(one * .7, blend(one, (255, 255, 255), .3), np.exp(-5 * (x * x + y * y))[..., None])
+    else:
+        coarse[:] = blend(one, two, rng.random((6, 6, 1))) * (.8 + .4 * rng.random((6, 6, 1)))
+    if shot.background == "wall":
+        coarse[:] = one
+        coarse[:, int(rng.integers(1, 5)):] = two
+    mode = cv2.INTER_NEAREST if shot.background == "wall" else cv2.INTER_CUBIC
+    picture = np.zeros((side, side, 4), np.uint8)
+    cv2.mixChannels([cv2.resize(np.clip(coarse, 0, 255).astype(np.uint8), (side, side), interpolation=mode)], [picture],
+                    [0, 0, 1, 1, 2, 2])
+    return picture
+
+
+def _body(canvas, look):
+    """Neck and clothes."""
+    shot, unit, skin = look.shot, look.camera.unit, look.skin
+    top = look.camera.project([[0, 1.1, -.75]])[0]
+    x = .6 * top[0] + .4 * look.camera.centre[0]
+    half = .60 + .05 * look.genes.jaw
+
+    def at(*points):
+        return np.array([(x + a * unit, look.camera.centre[1] + b * unit) for a, b in points])
+    neck = np.concatenate([[top + (-half * unit, -.3 * unit)], at((-half, 1.75), (-half - .25, 2.1), (-half - .3, 2.6),
+                          (half + .3, 2.6), (half + .25, 2.1), (half, 1.75)), [top + (half * unit, -.3 * unit)]])
+    canvas.fill(smooth(neck), skin * .93, region="skin")
+    colour = np.array(shot.clothing_colour, float)
+    dip = {"round": (2.12, .5), "vee": (2.35, .42), "collar": (2.25, .3), "roll": (1.78, .66)}[shot.clothing]
+    edge = at((-2.6, 2.5), (-1.9, 2.18), (-1.2, 2.0), (-half - .12, 1.86))
+    right = at((half + .12, 1.86), (1.2, 2.0), (1.9, 2.18), (2.6, 2.5))
+    if shot.clothing == "vee" or shot.clothing == "collar":
+        middle = at((0, dip[0]))
+    else:
+        middle = smooth(at((-half - .12, 1.86), (-dip[1], dip[0] - .04), (0, dip[0]), (dip[1], dip[0] - .04), (half + .12, 1.86)))
+    canvas.fill(np.concatenate([smooth(edge), middle, smooth(right), at((2.6, 4), (-2.6, 4))]), colour, weight=90)
+    rim = np.concatenate([at((-half - .1, 1.86)), middle, at((half + .1, 1.86))])
+    canvas.fill(ribbon(rim, .07 * unit), blend(colour, (0, 0, 0), .22), weight=90)
+    if shot.clothing == "collar":
+        for s in (-1, 1):
+            canvas.fill(at((s * (half + .1), 1.80), (0, 2.25), (s * .42, 2.42), (s * (half + .32), 2.05)),
+                        blend(colour, (255, 255, 255), .35), weight=90)
+
+
+def _ears(canvas, look):
+    left, right = look.camera.outline(np.array([(1.06, -.12), (1.10, .15), (1.08, .5)]) * (1 + .075 * look.genes.face_width, 1))
+    size = .19 * (1 + .28 * look.genes.ears)
+    for side, edge in ((-1, left), (1, right)):
+        shape = np.array([(-.4, -.08), (.3, -.16), (1, -.05), (.95, .2), (.62, .42), (.42, .62), (-.1, .66), (-.5, .3)])
+        points = edge[1] + shape * (side * size, .58 * (1 + .18 * look.genes.ears)) * look.camera.unit
+        canvas.fill(smooth(points, True), look.skin * (.95, .88, .86), region="skin")
+        canvas.fill(ribbon(smooth(points[1:5] * .8 + .2 * edge[1]), .05 * look.camera.unit), look.skin * (.78, .64, .6))
+        if look.genes.earring != "none":
+            drop = points[5] + (0, .02 * look.camera.unit)
+            rings = [circle(drop, .075 * look.camera.unit)] if look.genes.earring == "stud" else [
+                circle(drop + (0, .17 * look.camera.unit), r * look.camera.unit) for r in (.19, .13)]
+            canvas.fill(rings, (250, 214, 110), weight=60)
+
+
+def _eye(canvas, look, points, side):
+    genes, shot, unit, skin = look.genes, look.shot, look.camera.unit, look.skin
+    upper, lower = smooth(points[:4]), smooth(points[[3, 4, 5, 0]])
+    canvas.fill(np.concatenate([upper, lower]), (246, 243, 240), region="eyes")
+    centre = look.camera.project(eye(genes, shot, side)[1][None] + (.075 * shot.gaze_x, -.005 + .045 * shot.gaze_y, .02))[0]
+    low = lower[::-1]
+
+    def clipped(disc):
+        disc[:, 1] = np.clip(disc[:, 1], np.interp(disc[:, 0], upper[:, 0], upper[:, 1]), np.interp(disc[:, 0], low[:, 0], low[:, 1]))
+        return disc
+    radius = .128 * (1 + .10 * genes.iris_size) * unit
+    iris = np.array(IRIS[genes.iris]) * (1 + .12 * genes.iris_shade)
+    canvas.fill(clipped(circle(centre, radius)), iris * (.42 - .12 * genes.limbal_ring))
+    canvas.fill(clipped(circle(centre, radius * .86)), iris)
+    canvas.fill(clipped(circle(centre + (0, .22 * radius), radius * .58)), blend(iris, (255, 255, 255), .28))
+    canvas.fill(clipped(circle(centre, radius * .42)), (16, 12, 16))
+    canvas.fill(clipped(circle(centre + radius * np.array([.36 * np.sign(shot.light_x), -.36]), radius * .24)), (255, 255, 255))
+    shade = upper + (0, .035 * unit)
+    canvas.fill(np.concatenate([upper, clipped(shade)[::-1]]), skin * (.55, .48, .48))
+    dark = blend(look.hair * .3, skin * .2, .5)
+    canvas.fill(ribbon(upper, (.06 + .018 * genes.lashes) * unit, .35), dark)
+    outer, way = (points[0], -1) if side < 0 else (points[3], 1)
+    if genes.lashes > .2:
+        canvas.fill(np.array([outer + (-way * .06 * unit, -.03 * unit), outer + (way * .11 * unit, -.07 * unit), outer]), dark)
+    canvas.fill(ribbon(lower, .022 * unit, .2), skin * (.66, .52, .5))
+    crease = upper - (0, (.085 + .035 * genes.eye_crease) * unit)
+    canvas.fill(ribbon(crease, .026 * unit, .1), skin * (.74, .6, .57))
+
+
+def _brow(canvas, look, points, side):
+    genes, unit = look.genes, look.camera.unit
+    line = smooth(points if side < 0 else points[::-1])     # outer to inner
+    t = np.linspace(0, 1, len(line))
+    width = .125 * (1 + .55 * genes.brow_thickness) * (.25 + (.75 + .25 * genes.brow_taper) * t ** .6) * np.clip(8 * (1 - t) + .55, 0, 1)
+    colour = blend(look.hair * .72, (40, 28, 24), .25 - .25 * genes.brow_shade)
+    canvas.fill(ribbon(line, width * unit), colour, weight=200, region="brows")
+    start = line[2:-1:3]
+    reach = np.array([-side * .0 + side * .06, -.05]) * unit
+    hairs = np.stack([start + (0, .3 * .1 * unit), start + reach * .5, start + reach], 1)
+    canvas.fill(ribbons(hairs, .022 * unit), colour * .75, weight=200)
+
+
+def _nose(canvas, look, points):
+    unit, skin = look.camera.unit, look.skin
+    root = points[0]
+    canvas.region("nose", smooth(np.concatenate([[root + (-.09 * unit, 0), points[4] + (-.02 * unit, -.16 * unit)], points[4:9],
+                                                 [points[8] + (.02 * unit, -.16 * unit), root + (.09 * unit, 0)]]), per=4))
+    line = skin * (.70, .54, .50)
+    for wing, inner, s in ((points[4], points[5], -1), (points[8], points[7], 1)):
+        curve = np.array([wing + (s * .0, -.17 * unit), wing + (s * .045 * unit, -.07 * unit), wing, inner])
+        canvas.fill(ribbon(smooth(curve), .035 * unit, .15), line)
+        canvas.fill(circle(blend(wing, inner, .72) + (0, -.015 * unit), (.075 * unit, .034 * unit)), skin * (.42, .28, .26))
+    canvas.fill(ribbon(smooth(points[5:8]), .03 * unit, .2), line)
+
+
+def _mouth(canvas, look, points):
+    genes, unit, skin = look.genes, look.camera.unit, look.skin
+    outer, inner = points[:12], points[12:]
+    top, bottom = smooth(outer[:7]), smooth(np.concatenate([outer[6:], outer[:1]]))
+    over, under = smooth(inner[:5]), smooth(np.concatenate([inner[4:], inner[:1]]))
+    rose = blend(skin * (.80, .52, .50), (196, 58, 84) if genes.lip_colour > 0 else (168, 96, 78), .12 + .45 * abs(genes.lip_colour))
+    canvas.fill(np.concatenate([top, bottom]), rose, region="mouth")
+    canvas.fill(np.concatenate([top, over[::-1]]), rose * .84)
+    if look.shot.mouth_open > 0:
+        canvas.fill(np.concatenate([over, under]), (86, 28, 36))
+        floor = under[::-1]
+        canvas.fill(np.concatenate([blend(over, floor, .62), under]), (190, 84, 88))
+        canvas.fill(np.concatenate([over, blend(over, floor, .5)[::-1]])[1:-1], (250, 247, 240))
+    canvas.fill(ribbon(over, .035 * unit, .3), rose * (.45, .36, .38))
+    shine = blend(under[4:-4], bottom[7:-7:1][:len(under[4:-4])], .45)
+    canvas.fill(ribbon(shine, .035 * unit, .0), blend(rose, (255, 255, 255), .32))
+    for corner, s in ((outer[0], -1), (outer[6], 1)):
+        canvas.fill(circle(corner, .028 * unit), skin * (.6, .44, .42))
+
+
+def _marks(canvas, look):
+    genes, camera, unit, skin = look.genes, look.camera, look.camera.unit, look.skin
+    rng = np.random.default_rng(genes.marks)
+    if genes.freckles != "none":
+        count = {"light": 22, "strong": 46}[genes.freckles]
+        spots = np.column_stack([rng.uniform(-.85, .85, count), rng.normal(.45, .15, count)])
+        sizes = rng.uniform(.018, .034, count) * unit
+        canvas.fill([circle(p, r, 8) for p, r in zip(camera.face(spots), sizes)], skin * (.74, .58, .48))
+    for x, y, r in genes.moles:
+        centre = camera.face([(x, y)])[0]
+        canvas.fill(circle(centre, r * unit, 14), skin * (.36, .25, .22))
+        canvas.fill(circle(centre - .3 * r * unit, r * .3 * unit, 8), skin * (.6, .45, .4))
+    if genes.scar != "none":
+        s = 1 if genes.scar_place > 0 else -1
+        ends = {"brow": ((.62, -.68), (.74, -.28)), "cheek": ((.48, .48), (.86, .78)), "chin": ((.12, 1.34), (.30, 1.56)),
+                "forehead": ((.12, -.95), (.38, -.62)), "nose": ((-.14, .26), (.16, .40))}[genes.scar]
+        (a, b), (c, d) = ends
+        path = camera.face(smooth(np.array([(s * a, b), (s * (a + c) / 2 + .03, (b + d) / 2), (s * c, d)])))
+        if genes.scar == "nose":
+            path = camera.project(np.column_stack([np.array([-.16, -.05, .05, .16]) , [.3, .32, .36, .38], [.12, .3, .3, .12]]))
+        canvas.fill(ribbon(path + (.018 * unit, .018 * unit), .07 * unit, .2), skin * (.66, .46, .44))
+        canvas.fill(ribbon(path, .05 * unit, .2), blend(skin, (255, 214, 204), .6))
+
+
+def _wrinkles(canvas, look):
+    strength = (look.genes.wrinkles - .2) / .8
+    if strength <= 0:
+        return
+    lines = [[(-.5, -.74), (0, -.78), (.5, -.74)], [(-.42, -.9), (0, -.94), (.42, -.9)]]
+    lines += [[(s * .84, y), (s * .93, y + k), (s * 1.0, y + 2 * k)] for s in (-1, 1) for y, k in ((-.03, -.04), (.06, .04))]
+    lines += [[(s * .33, .78), (s * .50, .92), (s * .56, 1.12)] for s in (-1, 1)]
+    lines += [[(s * .3, .19), (s * .5, .26), (s * .7, .2)] for s in (-1, 1)]
+    canvas.fill([ribbon(look.camera.face(smooth(np.array(line))), .028 * look.camera.unit, .05) for line in lines],
+                blend(look.skin, look.skin * (.68, .54, .5), .3 + .7 * strength))
+
+
+def _glasses(canvas, look):
+    kind, unit = look.genes.glasses, look.camera.unit
+    if kind == "none":
+        return
+    power, wide, high = {"round": (2, .37, .36), "oval": (2.4, .42, .27), "square": (5, .41, .30)}[kind]
+    t = np.linspace(0, 2 * np.pi, 28, endpoint=False)
+    round_ = np.column_stack([np.sign(np.cos(t)) * abs(np.cos(t)) ** (2 / power), np.sign(np.sin(t)) * abs(np.sin(t)) ** (2 / power)])
+    colour = ((34, 30, 36), (120, 72, 40), (150, 30, 44), (40, 62, 110))[look.genes.marks % 4]
+    for s in (-1, 1):
+        rings = [look.camera.project(np.column_stack([s * .51 + k * wide * round_[:, 0], .04 + k * high * round_[:, 1],
+                                                     np.full(28, .2) - .25 * np.abs(round_[:, 0] * wide + .1 * s * s)])) for k in (1.07, .92)]
+        canvas.fill(rings, colour, weight=60)
+        canvas.fill(ribbon(look.camera.project([(s * .9, -.03, .1), (s * 1.14, -.02, -.5)]), .07 * unit), colour, weight=60)
+    canvas.fill(ribbon(smooth(look.camera.project([(-.14, .0, .22), (0, -.05, .26), (.14, .0, .22)])), .07 * unit), colour, weight=60)
+
+
+def _shade(look, size, soft):
+    """Log-shade (size, size, 3): light over a round head, soft spots of the face, cast shadows `soft` (size, size)."""
+    shot, camera, unit = look.shot, look.camera, look.camera.unit
+    spots = SPOTS.copy()
+    spots[:, 5:] *= .8 + .3 * shot.light
+    if look.genes.blush > -.3:
+        blush = .11 * (look.genes.blush + .5)
+        spots = np.concatenate([spots, [(s * .62, .60, -.12, .24, .19, .02, -blush, -.8 * blush) for s in (-1, 1)]])
+    at, grid = camera.project(spots[:, :3]), (np.arange(size) + .5) / size
+    across = np.exp(-.5 * ((grid - at[:, :1]) / (spots[:, 3:4] * unit)) ** 2)
+    down = np.exp(-.5 * ((grid - at[:, 1:]) / (spots[:, 4:5] * unit)) ** 2)
+    middle = camera.project([[0, .1, -.6]])[0]
+    nx, ny = (grid - middle[0]) / (1.1 * unit), (grid - middle[1]) / (1.5 * unit)
+    form_x = shot.light * (.24 * shot.light_x * np.clip(nx, -1.3, 1.3)) - .17 * np.clip(np.abs(nx), 0, 1.15) ** 3
+    form_y = shot.light * .16 * shot.light_y * np.clip(ny, -1.2, 1.2) - .09 * np.clip(ny, 0, 1.2) ** 2
+    one, grey = np.ones((1, size)), np.array([[.85, 1.05, 1.05]])
+    tint = .05 + shot.warmth * np.array([[.03, .0, -.05]])
+    rows = np.concatenate([down, one, form_y[None], one])
+    columns = np.concatenate([across, form_x[None], one, one])[:, :, None] * np.concatenate([spots[:, 5:], grey, grey, tint])[:, None]
+    shade = (rows.T.astype(np.float32) @ columns.reshape(len(rows), -1).astype(np.float32)).reshape(size, size, 3)
+    return shade - soft[..., None] * np.array([.30, .42, .42], np.float32)
+
+
+def _shadows(look, size, head):
+    """Cast shadows (size, size) float32 in 0..1: under the chin and under the hair."""
+    unit, mask = look.camera.unit, np.zeros((size, size), np.uint8)
+
+    def put(points, value):
+        cv2.fillPoly(mask, [np.round((points * size - .5) * 16).astype(np.int32)], value, cv2.LINE_AA, 4)
+    put(head + (-.12 * look.shot.light_x * unit, .24 * unit), 255)
+    put(head, 0)
+    if look.front is not None:
+        put(look.front + (-.05 * look.shot.light_x * unit, .10 * unit), 190)
+    sigma = .065 * unit * size
+    return cv2.GaussianBlur(mask, (0, 0), sigma).astype(np.float32) / 255
+
+
+class Look:
+    """One person in one shot with what several strokes need: camera, landmarks, colours."""
+
+    def __init__(self, genes, shot):
+        self.genes, self.shot, self.camera = genes, shot, Camera(shot)
+        self.points = landmarks(genes, shot, self.camera)
+        self.skin, self.hair = skin_colour(genes), hair.colour(genes)
+        left, right = self.camera.outline(skull_half(genes))
+        self.skull = np.concatenate([right[:6], [(left[6] + right[6]) / 2], left[5::-1]])   # right ear, crown, left ear
+        self.front = hair.front(self)
+
+
+def draw(genes, shot, size, masks=False):
+    """One picture: uint8 (size, size, 3) RGB, landmarks float32 (68, 2) pixels, and None or {region: uint8 (size, size)}."""
+    look = Look(genes, shot)
+    side = size * max(2, math.ceil(192 / size))
+    canvas = Canvas(_background(shot, side), REGIONS if masks else ())
+    p, head = look.points, smooth(np.concatenate([look.points[:17], look.skull]), True, 3)
+    hair.draw_back(canvas, look)
+    _body(canvas, look)
+    _ears(canvas, look)
+    canvas.fill(head, look.skin, region="skin")
+    _wrinkles(canvas, look)
+    hair.draw_beard(canvas, look)
+    _nose(canvas, look, p[27:36])
+    _mouth(canvas, look, p[48:])
+    for s, lids, arch in ((-1, p[36:42], p[17:22]), (1, p[42:48], p[22:27])):
+        _eye(canvas, look, lids, s)
+        _brow(canvas, look, arch, s)
+    _marks(canvas, look)
+    hair.draw_front(canvas, look)
+    _glasses(canvas, look)
+    picture, weight, regions = canvas.shrink(size)
+    shade = _shade(look, size, _shadows(look, size, head)) * weight
+    picture = cv2.convertScaleAbs(picture * cv2.exp(shade))
+    return picture, (p * size).astype(np.float32), regions
