@@ -1,0 +1,81 @@
+"""A pivot on disk: what tuning changed in G and E, and `pivot.json`, which says of whom and of which base."""
+import copy
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+
+from lib.errors import PivotError
+from lib.system import FIELD
+
+REQUIRED = ("token", "class_noun", "prompt", "gamma", "steps", "seed", "base", "references")
+
+
+def hash_of(pictures):
+    """First 16 hex digits of the SHA-256 of pictures (N, 3, H, W): which references a pivot was tuned on."""
+    return hashlib.sha256(pictures.cpu().float().numpy().tobytes()).hexdigest()[:16]
+
+
+def save(folder, B_p, base, facts):
+    """Writes the pivot of `B_p` against its `base`: adapters as peft writes them, or the full weights that changed.
+
+    folder: written aside, then renamed; facts: token, class_noun, prompt, gamma, steps, seed, references (`hash_of`).
+    Raises PivotError where a fact is missing.
+    """
+    facts = {**facts, "base": base.fingerprint()}
+    _check_facts(facts, folder)
+    folder = Path(folder)
+    aside = folder.with_name(folder.name + ".part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    for name, field in FIELD.items():
+        network, original = getattr(B_p, field), getattr(base, field)
+        if isinstance(network, PeftModel):
+            network.save_pretrained(aside / name)
+        elif network is not original:
+            save_file(_changed(network, original), aside / f"{name}.safetensors")
+    (aside / "pivot.json").write_text(json.dumps(facts, indent=1) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+
+
+def load(folder, base):
+    """The base system with the pivot of `folder` in it, frozen, and the facts of its `pivot.json`.
+
+    Raises PivotError where there is none, a fact is missing, or it was tuned on another base.
+    """
+    folder = Path(folder)
+    if not (folder / "pivot.json").is_file():
+        raise PivotError(f"no pivot: {folder} has no pivot.json. Remedy: give a folder that lib.adapter.save wrote.")
+    facts = json.loads((folder / "pivot.json").read_text())
+    _check_facts(facts, folder)
+    if facts["base"] != base.fingerprint():
+        raise PivotError(f"pivot made for another base: {folder} wants {facts['base']}, this system is {base.fingerprint()}. "
+                         "Remedy: load the system it was tuned on, or tune the person again.")
+    parts = {field: _read(folder, name, getattr(base, field)) for name, field in FIELD.items()}
+    return base.with_(**parts).freeze(), facts
+
+
+def _check_facts(facts, folder):
+    missing = [key for key in REQUIRED if key not in facts]
+    if missing:
+        raise PivotError(f"incomplete pivot: {folder} lacks {', '.join(missing)}. Remedy: save it again with these facts.")
+
+
+def _changed(network, original):
+    before = original.state_dict()
+    return {k: v.contiguous().cpu() for k, v in network.state_dict().items() if not torch.equal(v, before[k])}
+
+
+def _read(folder, name, original):
+    if (folder / name).is_dir():
+        return PeftModel.from_pretrained(copy.deepcopy(original), str(folder / name)).to(original.device)
+    if not (folder / f"{name}.safetensors").is_file():
+        return original
+    network = copy.deepcopy(original)
+    network.load_state_dict(load_file(folder / f"{name}.safetensors"), strict=False)
+    return network

@@ -1,0 +1,123 @@
+"""The six arms of Figs 2 and 9 on many people: tuned, restored, measured, compared in pairs."""
+from dataclasses import dataclass, replace
+
+import pandas as pd
+import torch
+from scipy import stats
+
+from lib import metrics, people
+from lib.degrade import degrade
+from lib.faces import to_tensor
+from lib.pivot import model_pivot, pivot_prompt, prepare, textual_pivot
+from lib.restore import restore
+from lib.tune import Tuning
+
+ARMS = {"blind": "base G, base E", "swap": "G tuned alone, base E (eq. 5)", "in-context": "G tuned inside B, base E (eq. 6)",
+        "encoder-only": "base G, E tuned on the person", "swap + model pivot": "swap, then E retargeted around it",
+        "dual pivot": "in-context, then E retargeted around it (eq. 7)"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One study: how many pictures, which degradation, and how both pivots are tuned."""
+
+    references: int = 10
+    shots: int = 4  # degraded test pictures a person
+    seeds: int = 2  # restorations of each
+    recipe: str = "tiny"
+    steps: int = 50  # of sampling
+    gamma: float = 0.5
+    w: float = 1.0
+    prior: int = 0  # generic people of the prior-preservation term; 0 leaves it out
+    textual: Tuning = Tuning()
+    model: Tuning = Tuning(steps=60)
+
+
+@dataclass
+class Case:
+    """One person's pictures: references to learn from, truths never tuned on, and what degradation left of them."""
+
+    name: str
+    references: torch.Tensor  # (R, 3, H, W)
+    truth: torch.Tensor  # (S, 3, H, W)
+    degraded: torch.Tensor  # (S, 3, H, W)
+
+
+def case(person, plan, size=128):
+    """References are shots 0, 1, ...; test shots start at 100, each degraded with its own seed."""
+    draw = lambda first, count: to_tensor(people.render([(person, person.shot(first + k)) for k in range(count)], size).pictures)  # noqa: E731
+    truth = draw(100, plan.shots)
+    degraded, _ = degrade(truth, plan.recipe, [person.seed * 100 + k for k in range(plan.shots)])
+    return Case(person.name, draw(0, plan.references), truth, degraded)
+
+
+def prior_pictures(count, size=128):
+    """Pictures of `count` training people, for prior preservation (eq. 2) and generic model pivots."""
+    crowd = people.people_of("train", count)
+    return to_tensor(people.render([(p, p.shot(0)) for p in crowd], size).pictures)
+
+
+def tune_arms(B, references, plan, arms=tuple(ARMS), prior=None):
+    """arm -> (system, prompt for G) of the wanted arms; what two arms share is tuned once.
+
+    B: the blind system; references: (R, 3, H, W) of the person; prior: `prepare`d generic people, or None.
+    """
+    shots, p = prepare(B, references, plan.recipe, seed=plan.textual.seed), pivot_prompt()
+    tuned = {"blind": (B, "")}
+    for arm, second, context in (("swap", "swap + model pivot", False), ("in-context", "dual pivot", True)):
+        if arm in arms or second in arms:
+            tuned[arm] = textual_pivot(B, shots, p, plan.textual, in_context=context, prior=prior), p
+        if second in arms:
+            tuned[second] = model_pivot(tuned[arm][0], shots, p, plan.model), p
+    if "encoder-only" in arms:
+        tuned["encoder-only"] = model_pivot(B, shots, "", plan.model), ""
+    return {arm: tuned[arm] for arm in arms}
+
+
+def restore_arms(tuned, degraded, plan, batch=8):
+    """arm -> restorations (seeds, S, 3, H, W) of degraded pictures (S, 3, H, W); every arm starts from the same noise."""
+    S, K = len(degraded), plan.seeds
+    options = dict(seeds=[1000 * k + s for k in range(K) for s in range(S)], steps=plan.steps, gamma=plan.gamma, w=plan.w, batch=batch)
+    every = degraded.repeat(K, 1, 1, 1)
+    return {arm: restore(B, every, prompt, **options).unflatten(0, (K, S)) for arm, (B, prompt) in tuned.items()}
+
+
+def score(case, restored):
+    """Tidy rows (person, arm, shot, seed, metric, value) of `restore_arms`' pictures, with the degraded input as an arm."""
+    rows = []
+    for arm, pictures in {"input": case.degraded[None], **restored}.items():
+        for seed, batch in enumerate(pictures):
+            for metric, values in metrics.measure(batch, case.truth).items():
+                rows += [dict(person=case.name, arm=arm, shot=s, seed=seed, metric=metric, value=float(v)) for s, v in enumerate(values)]
+    return rows
+
+
+def per_person(table, metric):
+    """Means over shots and seeds: a table with a row a person and a column an arm."""
+    return table[table.metric == metric].pivot_table(index="person", columns="arm", values="value", aggfunc="mean")
+
+
+def paired(table, metric, arm, against="blind"):
+    """Mean difference `arm` - `against` over people, and its paired 95 % t interval: (mean, low, high)."""
+    means = per_person(table, metric)
+    test = stats.ttest_rel(means[arm], means[against])
+    interval = test.confidence_interval(0.95)
+    return float((means[arm] - means[against]).mean()), float(interval.low), float(interval.high)
+
+
+def summary(table, against="blind"):
+    """A row an arm: the mean of each metric, and the paired difference to `against` with its 95 % interval."""
+    rows = []
+    for arm in [a for a in ("input", *ARMS) if a in set(table.arm)]:
+        row = {"arm": arm}
+        for metric in metrics.LABEL:
+            row[metric] = per_person(table, metric)[arm].mean()
+            if arm != against:
+                row[f"{metric} difference"], row[f"{metric} low"], row[f"{metric} high"] = paired(table, metric, arm, against)
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("arm")
+
+
+def with_seed(plan, seed):
+    """The same plan with another seed for both tunings."""
+    return replace(plan, textual=replace(plan.textual, seed=seed), model=replace(plan.model, seed=seed))
