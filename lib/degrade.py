@@ -185,10 +185,12 @@ def degrade(pictures, recipe: "str | Recipe", seeds, scale_sigma: bool = False):
     _check_tensor(pictures, torch)
     if len(seeds) != len(pictures):
         raise SeedError(f"{len(pictures)} pictures came with {len(seeds)} seeds. Remedy: one seed for each picture.")
-    arrays = ((pictures.detach().cpu().float() + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()  # (N,H,W,3)
-    draws = [draw(recipe, np.random.default_rng(seed), arrays.shape[1:3], scale_sigma) for seed in seeds]
-    results = np.stack([apply(array, one) for array, one in zip(arrays, draws)]) if seeds else arrays
-    return (torch.from_numpy(results).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1).to(pictures), draws
+    draws = [draw(recipe, np.random.default_rng(seed), tuple(pictures.shape[2:]), scale_sigma) for seed in seeds]
+    results = torch.empty(pictures.shape)  # (N,3,H,W)
+    for picture, one, result in zip(pictures.detach().cpu().float(), draws, results):
+        array = (picture + 1).mul_(127.5).round_().byte().permute(1, 2, 0).contiguous().numpy()  # (H,W,3)
+        result.copy_(torch.from_numpy(apply(array, one)).permute(2, 0, 1))
+    return results.div_(127.5).sub_(1).to(pictures), draws
 
 
 # ---- checks ----------------------------------------------------------------------------------------------------------------------
@@ -215,10 +217,11 @@ def _check_tensor(pictures, torch):
     if not isinstance(pictures, torch.Tensor) or not pictures.is_floating_point() or pictures.ndim != 4 or pictures.shape[1] != 3:
         raise PictureError(f"Not a batch of pictures: {found}. Remedy: a float tensor (N, 3, H, W) in [-1, 1], as lib.faces.to_tensor makes.")
     _checked_size(tuple(pictures.shape[2:]))
-    if not bool(torch.isfinite(pictures).all()):
+    low, high = (float(edge) for edge in torch.aminmax(pictures)) if pictures.numel() else (0.0, 0.0)
+    if not math.isfinite(low + high):
         raise PictureError(f"Pictures {found} hold NaN or infinite values. Remedy: look where they were made.")
-    if pictures.numel() and float(pictures.abs().max()) > 1.001:
-        raise PictureError(f"Pictures {found} reach {float(pictures.abs().max()):.3g}, beyond [-1, 1]. Remedy: lib.faces.to_tensor, or clamp(-1, 1).")
+    if max(-low, high) > 1.001:
+        raise PictureError(f"Pictures {found} span {low:.3g} to {high:.3g}, beyond [-1, 1]. Remedy: lib.faces.to_tensor, or clamp(-1, 1).")
 
 
 def _checked_seeds(seeds):
