@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from lib.errors import DrawError, PictureError, PictureSizeError, SeedError
-from lib.operators import INTERPOLATIONS, OPERATORS, Blur, Jpeg, Noise, Resize, to_bytes
+from lib.operators import INTERPOLATIONS, OPERATORS, Blur, Jpeg, Noise, Resize, demand, to_bytes
 from lib.recipes import RECIPES, Recipe, Stage, recipe_named  # noqa: F401  (a reader finds the whole subject here)
 
 VERSION = 1
@@ -31,6 +31,10 @@ class Draw:
     restore: str = "bilinear"
     sigma_scale: float = 1.0
     version: int = VERSION
+
+    def __post_init__(self):
+        demand(self.restore in INTERPOLATIONS, f"restore {self.restore!r} is none of {', '.join(INTERPOLATIONS)}")
+        demand(len(self.size) == 2, f"size {self.size} is not (height, width)")
 
     def to_dict(self) -> dict:
         """Plain numbers and names, for JSON and records."""

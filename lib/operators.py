@@ -69,7 +69,8 @@ def _normalised(values):
     return (values / values.sum()).astype(np.float32)
 
 
-def _demand(condition, message):
+def demand(condition: bool, message: str) -> None:
+    """Raise DrawError with the message unless the condition holds."""
     if not condition:
         raise DrawError(f"A setting is out of range: {message}. Remedy: draw again, or correct the saved draw.")
 
@@ -86,9 +87,9 @@ class Blur:
     omega: float = math.pi
 
     def __post_init__(self):
-        _demand(self.kind in KINDS, f"blur kind {self.kind!r} is none of {', '.join(KINDS)}")
-        _demand(self.size % 2 == 1 and 1 <= self.size <= 255, f"kernel side {self.size} is not odd and in 1..255")
-        _demand(min(self.sigma_x, self.sigma_y) >= 0 and self.beta > 0 and 0 < self.omega <= math.pi, f"{self}")
+        demand(self.kind in KINDS, f"blur kind {self.kind!r} is none of {', '.join(KINDS)}")
+        demand(self.size % 2 == 1 and 1 <= self.size <= 255, f"kernel side {self.size} is not odd and in 1..255")
+        demand(self.sigma_x >= 0 and self.sigma_y >= 0 and self.beta > 0 and 0 < self.omega <= math.pi, f"{self}")
 
     def __call__(self, picture):
         return cv2.filter2D(picture, -1, kernel(**dataclasses.asdict(self)))
@@ -101,8 +102,8 @@ class Resize:
     interpolation: str = "bilinear"
 
     def __post_init__(self):
-        _demand(self.interpolation in INTERPOLATIONS, f"interpolation {self.interpolation!r} is none of {', '.join(INTERPOLATIONS)}")
-        _demand(0.05 <= self.down <= 512, f"down {self.down} is not in 0.05..512")
+        demand(self.interpolation in INTERPOLATIONS, f"interpolation {self.interpolation!r} is none of {', '.join(INTERPOLATIONS)}")
+        demand(0.05 <= self.down <= 512, f"down {self.down} is not in 0.05..512")
 
     def __call__(self, picture):
         height, width = (max(1, round(side / self.down)) for side in picture.shape[:2])
@@ -118,8 +119,8 @@ class Noise:
     grey: bool = False
 
     def __post_init__(self):
-        _demand(self.kind in ("gaussian", "poisson"), f"noise kind {self.kind!r} is neither gaussian nor poisson")
-        _demand(0 <= self.delta < math.inf and self.seed >= 0, f"{self}")
+        demand(self.kind in ("gaussian", "poisson"), f"noise kind {self.kind!r} is neither gaussian nor poisson")
+        demand(0 <= self.delta < math.inf and self.seed >= 0, f"{self}")
 
     def __call__(self, picture):
         generator = np.random.default_rng(self.seed)
@@ -153,7 +154,7 @@ class Jpeg:
     quality: int
 
     def __post_init__(self):
-        _demand(1 <= self.quality <= 100 and self.quality == int(self.quality), f"JPEG quality {self.quality} is not a whole number in 1..100")
+        demand(1 <= self.quality <= 100 and self.quality == int(self.quality), f"JPEG quality {self.quality} is not a whole number in 1..100")
 
     def __call__(self, picture):
         blue_first = cv2.cvtColor(to_bytes(picture), cv2.COLOR_RGB2BGR)
