@@ -93,8 +93,9 @@ class Camera:
         reach = np.sqrt((w * cosine) ** 2 + (d * sine) ** 2) + 1e-9
         centre = -.02 - d
         out = []
+        stand = grow * np.clip(w / 1.1, 0, 1) ** .7
         for side in (-1, 1):
-            x = side * (reach + grow) + centre * sine
+            x = side * (reach + stand) + centre * sine
             z = centre * cosine + side * (d * d - w * w) * sine * cosine / reach
             out.append(self._flatten(np.column_stack([x, y, z]) @ self.after_yaw))
         return out
@@ -122,8 +123,8 @@ def skull_half(genes):
 
 def eye(genes, shot, side):
     """Six eyelid points (6, 3) in iBUG order for the picture's left (-1) or right (+1) eye, and its centre (3,)."""
-    half = .275 * (1 + .13 * genes.eye_width)
-    high = .150 * (1 + .22 * genes.eye_size)
+    half = .295 * (1 + .13 * genes.eye_width)
+    high = .162 * (1 + .22 * genes.eye_size)
     lift = high * shot.eye_open
     base = np.array([(half, 0, -.13), (.36 * half, -lift * (.93 + .10 * genes.eye_slant), .03), (-.40 * half, -lift, .04),
                      (-half, .025, -.04), (-.38 * half, .62 * high * (.6 + .4 * shot.eye_open), .03),

@@ -1,4 +1,6 @@
 """A supersampled picture to fill smooth shapes into, with region masks that know what covers what."""
+from functools import lru_cache
+
 import cv2
 import numpy as np
 
@@ -7,18 +9,23 @@ FINE = 4            # bits of sub-pixel precision
 
 def blend(a, b, t):
     """a (1 - t) + b t for colours or points."""
-    return np.asarray(a, float) * (1 - t) + np.asarray(b, float) * t
+    return np.asarray(a) * (1 - t) + np.asarray(b) * t
 
 
-_TURNS = {}
+@lru_cache(maxsize=None)
+def _turn(count):
+    t = np.arange(count) * (2 * np.pi / count)
+    return np.column_stack([np.cos(t), np.sin(t)])
+
+
+@lru_cache(maxsize=None)
+def _profile(count, taper):
+    return taper + (1 - taper) * np.sin(np.linspace(0, np.pi, count))
 
 
 def circle(centre, radius, count=20):
     """A circle or, for a pair of radii, an ellipse: (count, 2)."""
-    if count not in _TURNS:
-        t = np.arange(count) * (2 * np.pi / count)
-        _TURNS[count] = np.column_stack([np.cos(t), np.sin(t)])
-    return np.asarray(centre) + _TURNS[count] * radius
+    return centre + _turn(count) * radius
 
 
 def ribbon(line, width, taper=1.0):
@@ -31,9 +38,8 @@ def ribbons(lines, width, taper=0.0):
     step = np.empty_like(lines)
     step[:, 1:-1] = lines[:, 2:] - lines[:, :-2]
     step[:, 0], step[:, -1] = lines[:, 1] - lines[:, 0], lines[:, -1] - lines[:, -2]
-    normal = step[..., ::-1] * (-.5, .5) / (np.sqrt((step ** 2).sum(-1, keepdims=True)) + 1e-9)
-    profile = taper + (1 - taper) * np.sin(np.linspace(0, np.pi, lines.shape[1]))
-    offset = normal * (profile * width)[..., None]
+    normal = step[..., ::-1] * (-.5, .5) / (np.hypot(step[..., :1], step[..., 1:]) + 1e-9)
+    offset = normal * (_profile(lines.shape[1], taper) * width)[..., None]
     return np.concatenate([lines + offset, (lines - offset)[:, ::-1]], 1)
 
 
@@ -45,10 +51,11 @@ class Canvas:
         self.regions = {name: np.zeros(picture.shape[:2], np.uint8) for name in regions}
 
     def _grid(self, points):
-        scale, shift = self.side * (1 << FINE), .5 * (1 << FINE)
-        if isinstance(points, list) or points.ndim == 3:
-            return [np.round(p * scale - shift).astype(np.int32) for p in points]
-        return [np.round(points * scale - shift).astype(np.int32)]
+        scale, shift = self.side * (1 << FINE), .5 - .5 * (1 << FINE)
+        if isinstance(points, list):
+            return [(p * scale + shift).astype(np.int32) for p in points]
+        grid = (points * scale + shift).astype(np.int32)
+        return list(grid) if grid.ndim == 3 else [grid]
 
     def fill(self, points, colour, weight=255, region=None):
         """Fill one polygon (P, 2), or several by the even-odd rule, in picture widths; `region` owns it from now on."""

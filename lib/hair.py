@@ -23,7 +23,7 @@ def _bumpy(line, size, centre):
     t = np.arange(len(line))
     out = line - centre
     out = out / (np.sqrt((out ** 2).sum(1, keepdims=True)) + 1e-9)
-    return line + out * (size * np.abs(np.sin(t * 1.25)))[:, None]
+    return line + out * (size * np.abs(np.sin(t * .8 + .3 * np.sin(t))))[:, None]
 
 
 def _outer(look, grow, down):
@@ -72,15 +72,28 @@ def front(look):
     return np.concatenate([rim, lower[::-1]])
 
 
-def _strands(look, count, seed, a=.04, b=.96):
+def _strands(look, count, seed, a=.02, b=.97):
     """Lines from the hairline to the outer edge: (count, 6, 2)."""
     rng = np.random.default_rng([look.genes.marks, seed])
     t, k = np.sort(rng.uniform(.03, .97, count)), np.linspace(0, 1, 6)
     low = look.line[(t * (len(look.line) - 1)).astype(int)]
     high = look.outer[(np.clip(.5 + (t - .5) * 1.02, 0, 1) * (len(look.outer) - 1)).astype(int)]
-    start, stop = rng.uniform(a, .4, count), rng.uniform(.6, b, count)
+    start, stop = rng.uniform(a, a + .15, count), rng.uniform(b - .15, b, count)
     along = start[:, None] + (stop - start)[:, None] * k
     return low[:, None] * (1 - along[..., None]) + high[:, None] * along[..., None]
+
+
+def _draw_locks(canvas, look):
+    """Locks that fall in front of the ears and over the shoulders."""
+    if look.genes.hair not in LENGTHS:
+        return
+    unit, k = look.camera.unit, np.linspace(0, 1, 9)[:, None]
+    for s, side in ((-1, look.sides[0]), (1, look.sides[1])):
+        inner = side - np.column_stack([s * unit * (.26 + .14 * np.sin(3 * k[:, 0])), np.zeros(9)]) * (1 - .75 * k ** 2)
+        canvas.fill(np.concatenate([smooth(side, per=3), smooth(inner, per=3)[::-1]]), look.hair, weight=110, region="hair")
+        lines = np.stack([blend(side, inner, t) for t in (.2, .4, .6, .8)])
+        canvas.fill(ribbons(lines[::2], .03 * unit), look.hair * .82, weight=110)
+        canvas.fill(ribbons(lines[1::2], .026 * unit), np.clip(look.hair * 1.08 + 12, 0, 255), weight=110)
 
 
 def draw_front(canvas, look):
@@ -88,18 +101,19 @@ def draw_front(canvas, look):
     if look.front is None:
         return
     unit, tone = look.camera.unit, look.hair
+    _draw_locks(canvas, look)
     if look.genes.hair == "cropped":
         tone = blend(tone, look.skin, .25)
     canvas.fill(look.front, tone, weight=110, region="hair")
     if look.genes.hair in ("curly", "frizzy"):
         rng = np.random.default_rng([look.genes.marks, 5])
-        spots = _strands(look, 26, 4)[:, 3]
-        for shade in (.78, 1.22):
-            rings = [ribbon(circle(p, rng.uniform(.07, .12) * unit, 12)[:9], .035 * unit, .2) for p in spots[::2] + rng.normal(0, .02, 2)]
-            canvas.fill(rings, np.clip(tone * shade + 12 * (shade > 1), 0, 255), weight=110)
+        spots = _strands(look, 44, 4)[np.arange(44), rng.integers(0, 6, 44)]
+        for shade in (.80, 1.12):
+            rings = [ribbon(circle(p, rng.uniform(.07, .12) * unit, 10)[:8], .035 * unit, .2) for p in spots[int(shade > 1)::2]]
+            canvas.fill(rings, np.clip(tone * shade + 8 * (shade > 1), 0, 255), weight=110)
         return
-    canvas.fill(ribbons(_strands(look, 16, 1), .035 * unit), tone * .76, weight=110)
-    canvas.fill(ribbons(_strands(look, 12, 2, .3, .8), .035 * unit), np.clip(tone * 1.15 + 14, 0, 255), weight=110)
+    canvas.fill(ribbons(_strands(look, 22, 1), .032 * unit), tone * .82, weight=110)
+    canvas.fill(ribbons(_strands(look, 16, 2, .2, .85), .028 * unit), np.clip(tone * 1.08 + 12, 0, 255), weight=110)
 
 
 def draw_back(canvas, look):
@@ -116,7 +130,7 @@ def draw_back(canvas, look):
     if genes.hair not in LENGTHS:
         return
     length, out = LENGTHS[genes.hair]
-    ends = look.outer[[0, -1]]
+    ends = look.outer[[2, -3]]
     bottom = look.camera.centre[1] + length * unit * (1 + .08 * genes.hair_volume)
     wave = .09 * unit * (genes.hair == "wavy")
     y = np.linspace(0, 1, 9)
@@ -128,7 +142,8 @@ def draw_back(canvas, look):
     canvas.fill(np.concatenate([look.outer[:1], smooth(sides[0]), curl[0], curl[1], smooth(sides[1])[::-1], look.outer[::-1]]),
                 dark, weight=110, region="hair")
     lines = np.concatenate([[side + (-s * .1 * i * unit, 0) for i in range(1, 5)] for s, side in ((-1, sides[0]), (1, sides[1]))])
-    canvas.fill(ribbons(lines, .05 * unit), tone, weight=110)
+    canvas.fill(ribbons(lines, .05 * unit), tone * .84, weight=110)
+    look.sides = sides
 
 
 def draw_beard(canvas, look):
@@ -158,5 +173,5 @@ def draw_beard(canvas, look):
         low = p[4:13] if kind == "beard" else p[[7, 8, 9]]
         top = blend(low, p[57], .55)
         lines = np.stack([top, blend(top, low, .5) + rng.normal(0, .02 * unit, low.shape), low], 1)
-        canvas.fill(ribbons(lines, .05 * unit), tone * .75, weight=200)
-        canvas.fill(ribbons(lines[:-1] * .5 + lines[1:] * .5, .035 * unit), np.clip(tone * 1.15 + 12, 0, 255), weight=200)
+        canvas.fill(ribbons(lines, .05 * unit), tone * .85, weight=200)
+        canvas.fill(ribbons(lines[:-1] * .5 + lines[1:] * .5, .035 * unit), np.clip(tone * 1.08 + 8, 0, 255), weight=200)

@@ -2,6 +2,7 @@
 
 No consent is needed, identity is known exactly, landmarks are exact. Drawing is in `lib.portrait`.
 """
+import colorsys
 import re
 from dataclasses import astuple, dataclass, fields
 from functools import cached_property
@@ -21,7 +22,7 @@ KINDS = {
     "hair_colour": ("black", "brown", "blond", "red", "grey", "white", "auburn"),
     "beard": ("none", "none", "none", "none", "stubble", "moustache", "goatee", "beard"),
     "glasses": ("none", "none", "none", "round", "square", "oval"),
-    "scar": ("none", "none", "none", "brow", "cheek", "chin", "forehead", "nose"),
+    "scar": ("none", "none", "none", "none", "none", "brow", "cheek", "chin", "forehead", "nose"),
     "freckles": ("none", "none", "light", "strong"),
     "earring": ("none", "none", "none", "stud", "hoop"),
 }
@@ -142,7 +143,8 @@ def _draw_shot(seed, k):
     mood = int(rng.integers(4))
     smile = (rng.uniform(.55, 1), rng.uniform(.55, 1), rng.uniform(-.2, .2), rng.uniform(-1, -.55))[mood]
     gap = rng.uniform(.3, 1) if rng.random() < .4 else 0.0
-    colours = tuple(tuple(int(c) for c in rng.integers(60, 235, 3)) for _ in range(3))
+    colours = tuple(tuple(int(255 * c) for c in colorsys.hsv_to_rgb(rng.random(), rng.uniform(.10, high), rng.uniform(.35, .88)))
+                    for high in (.45, .45, .65))
     return Shot(index=k, yaw=normal(12, 25), pitch=normal(4.5, 11), roll=normal(3.5, 8), scale=1 + normal(.025, .06),
                 shift_x=normal(.01, .03), shift_y=normal(.01, .03), smile=float(smile), mouth_open=float(gap),
                 eye_open=float(rng.uniform(.72, 1.12)), gaze_x=normal(.35, .9), gaze_y=normal(.2, .5),

@@ -9,7 +9,7 @@ from lib.anatomy import Camera, eye, jaw_half, landmarks, on_face, skull_half, s
 from lib.canvas import Canvas, blend, circle, ribbon, ribbons
 
 REGIONS = ("skin", "hair", "eyes", "brows", "nose", "mouth")
-SKIN = np.array([(255, 226, 204), (247, 210, 182), (234, 187, 152), (214, 158, 119), (180, 123, 87), (142, 92, 64),
+SKIN = np.array([(250, 218, 196), (244, 206, 178), (234, 187, 152), (214, 158, 119), (180, 123, 87), (142, 92, 64),
                  (104, 66, 46)], float)
 IRIS = {"blue": (58, 128, 232), "green": (46, 164, 84), "brown": (122, 66, 26), "hazel": (146, 134, 44),
         "grey": (146, 160, 176), "amber": (240, 160, 24), "turquoise": (24, 190, 190), "violet": (146, 88, 224)}
@@ -23,7 +23,7 @@ SPOTS = np.array([
     (0, .87, .2, .22, .05, -.16, -.22, -.22), (0, .97, .2, .04, .07, -.05, -.07, -.07),
     (0, 1.37, .1, .19, .055, -.14, -.18, -.18), (0, 1.49, .05, .17, .09, .05, .05, .05),
     (-.62, .36, -.1, .17, .09, .06, .06, .06), (.62, .36, -.1, .17, .09, .06, .06, .06),
-    (0, -.72, .0, .42, .22, .07, .07, .06)])
+    (0, -.72, .0, .42, .22, .06, .06, .05), (0, -1.34, -.1, .55, .10, .38, .38, .40)])
 
 
 def skin_colour(genes):
@@ -109,7 +109,7 @@ def _eye(canvas, look, points, side):
     def clipped(disc):
         disc[:, 1] = np.clip(disc[:, 1], np.interp(disc[:, 0], upper[:, 0], upper[:, 1]), np.interp(disc[:, 0], low[:, 0], low[:, 1]))
         return disc
-    radius = .128 * (1 + .10 * genes.iris_size) * unit
+    radius = .138 * (1 + .10 * genes.iris_size) * unit
     iris = np.array(IRIS[genes.iris]) * (1 + .12 * genes.iris_shade)
     canvas.fill(clipped(circle(centre, radius)), iris * (.42 - .12 * genes.limbal_ring))
     canvas.fill(clipped(circle(centre, radius * .86)), iris)
@@ -135,10 +135,9 @@ def _brow(canvas, look, points, side):
     width = .125 * (1 + .55 * genes.brow_thickness) * (.25 + (.75 + .25 * genes.brow_taper) * t ** .6) * np.clip(8 * (1 - t) + .55, 0, 1)
     colour = blend(look.hair * .72, (40, 28, 24), .25 - .25 * genes.brow_shade)
     canvas.fill(ribbon(line, width * unit), colour, weight=200, region="brows")
-    start = line[2:-1:3]
-    reach = np.array([-side * .0 + side * .06, -.05]) * unit
-    hairs = np.stack([start + (0, .3 * .1 * unit), start + reach * .5, start + reach], 1)
-    canvas.fill(ribbons(hairs, .022 * unit), colour * .75, weight=200)
+    start = line[3:-2:3] + (0, .02 * unit)
+    hairs = np.stack([start, start + (side * .05 * unit, -.025 * unit), start + (side * .12 * unit, -.03 * unit)], 1)
+    canvas.fill(ribbons(hairs, .022 * unit), colour * .82, weight=200)
 
 
 def _nose(canvas, look, points):
@@ -235,14 +234,15 @@ def _shade(look, size, soft):
         blush = .11 * (look.genes.blush + .5)
         spots = np.concatenate([spots, [(s * .62, .60, -.12, .24, .19, .02, -blush, -.8 * blush) for s in (-1, 1)]])
     at, grid = camera.project(spots[:, :3]), (np.arange(size) + .5) / size
-    across = np.exp(-.5 * ((grid - at[:, :1]) / (spots[:, 3:4] * unit)) ** 2)
-    down = np.exp(-.5 * ((grid - at[:, 1:]) / (spots[:, 4:5] * unit)) ** 2)
+    # the floor keeps numbers that cannot be seen from becoming denormal, which is slow
+    across = np.exp(np.maximum(-.5 * ((grid - at[:, :1]) / (spots[:, 3:4] * unit)) ** 2, -20))
+    down = np.exp(np.maximum(-.5 * ((grid - at[:, 1:]) / (spots[:, 4:5] * unit)) ** 2, -20))
     middle = camera.project([[0, .1, -.6]])[0]
     nx, ny = (grid - middle[0]) / (1.1 * unit), (grid - middle[1]) / (1.5 * unit)
     form_x = shot.light * (.24 * shot.light_x * np.clip(nx, -1.3, 1.3)) - .17 * np.clip(np.abs(nx), 0, 1.15) ** 3
     form_y = shot.light * .16 * shot.light_y * np.clip(ny, -1.2, 1.2) - .09 * np.clip(ny, 0, 1.2) ** 2
     one, grey = np.ones((1, size)), np.array([[.85, 1.05, 1.05]])
-    tint = .05 + shot.warmth * np.array([[.03, .0, -.05]])
+    tint = .02 + shot.warmth * np.array([[.03, .0, -.05]])
     rows = np.concatenate([down, one, form_y[None], one])
     columns = np.concatenate([across, form_x[None], one, one])[:, :, None] * np.concatenate([spots[:, 5:], grey, grey, tint])[:, None]
     shade = (rows.T.astype(np.float32) @ columns.reshape(len(rows), -1).astype(np.float32)).reshape(size, size, 3)
