@@ -55,7 +55,7 @@ def writing(path):
         os.replace(part, path)
     except BaseException as error:
         remove(part)
-        if _disk_full(error):
+        if disk_full(error):
             raise NoSpaceError(f"No space left: while writing {shown(path)}. Nothing half-written is kept. "
                                "Remedy: free some space (old runs lie in runs/) and run again.") from error
         raise
@@ -69,6 +69,7 @@ def remove(path):
         path.unlink(missing_ok=True)
 
 
-def _disk_full(error):
+def disk_full(error):
+    """Whether an exception says that the disk is full."""
     # safetensors reports the full disk in words, without an errno
     return getattr(error, "errno", None) in (ENOSPC, EDQUOT) or "No space left on device" in str(error)
