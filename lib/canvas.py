@@ -23,24 +23,33 @@ def _profile(count, taper):
     return taper + (1 - taper) * np.sin(np.linspace(0, np.pi, count))
 
 
+@lru_cache(maxsize=None)
+def _slope(count):
+    return np.gradient(np.eye(count), axis=0).T
+
+
 def circle(centre, radius, count=20):
     """A circle or, for a pair of radii, an ellipse: (count, 2)."""
     return centre + _turn(count) * radius
 
 
+def circles(centres, radii, count=8):
+    """Circles (K, count, 2) about `centres` (K, 2) with `radii` (K,)."""
+    return centres[:, None] + _turn(count) * radii[:, None, None]
+
+
 def ribbon(line, width, taper=1.0):
     """A stroke along `line` (P, 2): polygon (2P, 2); `width` a number or (P,); ends narrowed to `taper` of it."""
-    return ribbons(np.asarray(line)[None], width, taper)[0]
+    return ribbons(line[None], width, taper)[0]
 
 
 def ribbons(lines, width, taper=0.0):
     """Strokes along K `lines` (K, P, 2): polygons (K, 2P, 2) with ends narrowed to `taper` of `width`."""
-    step = np.empty_like(lines)
-    step[:, 1:-1] = lines[:, 2:] - lines[:, :-2]
-    step[:, 0], step[:, -1] = lines[:, 1] - lines[:, 0], lines[:, -1] - lines[:, -2]
-    normal = step[..., ::-1] * (-.5, .5) / (np.hypot(step[..., :1], step[..., 1:]) + 1e-9)
-    offset = normal * (_profile(lines.shape[1], taper) * width)[..., None]
-    return np.concatenate([lines + offset, (lines - offset)[:, ::-1]], 1)
+    path = np.ascontiguousarray(lines).view(np.complex128)[..., 0]
+    step = path @ _slope(path.shape[1])
+    offset = step * (_profile(path.shape[1], taper) * (.5j * width)) / (np.abs(step) + 1e-9)
+    edges = np.concatenate([path + offset, (path - offset)[:, ::-1]], 1)
+    return edges.view(float).reshape(len(edges), -1, 2)
 
 
 class Canvas:

@@ -2,7 +2,7 @@
 import numpy as np
 
 from lib.anatomy import skull_half, smooth
-from lib.canvas import blend, circle, ribbon, ribbons
+from lib.canvas import blend, circle, circles, ribbons
 
 COLOURS = {"black": (34, 28, 32), "brown": (102, 62, 36), "blond": (228, 186, 108), "red": (190, 80, 30),
            "grey": (150, 150, 156), "white": (236, 230, 222), "auburn": (126, 40, 34)}
@@ -45,7 +45,7 @@ def _hairline(look, middle, down):
     elif style == "parted":
         inner = [(-.95, -.42), (-.80, -.58), (-.45, -.68), (-.05, -.82), (.42, -1.22), (.66, -.95), (.92, -.50)]
     elif style in ("long", "medium", "wavy"):
-        inner = [(-.93, -.2), (-.78, -.62), (-.42, -.98), (0, -1.26), (.42, -.98), (.78, -.62), (.93, -.2)]
+        inner = [(-.93, -.2), (-.78, -.62), (-.42, -1.0), (0, -1.17), (.42, -1.0), (.78, -.62), (.93, -.2)]
     else:
         inner = [(-.96, -.34), (-.90, -.70), (-.50, middle + .03), (0, middle), (.50, middle + .03), (.90, -.70), (.96, -.34)]
     inner = np.array(inner) * (wide, 1)
@@ -89,7 +89,7 @@ def _draw_locks(canvas, look):
         return
     unit, k = look.camera.unit, np.linspace(0, 1, 9)[:, None]
     for s, side in ((-1, look.sides[0]), (1, look.sides[1])):
-        inner = side - np.column_stack([s * unit * (.26 + .14 * np.sin(3 * k[:, 0])), np.zeros(9)]) * (1 - .75 * k ** 2)
+        inner = side - np.column_stack([s * unit * (.26 + .14 * np.sin(3 * k[:, 0])) * np.minimum(4 * k[:, 0], 1), np.zeros(9)]) * (1 - .75 * k ** 2)
         canvas.fill(np.concatenate([smooth(side, per=3), smooth(inner, per=3)[::-1]]), look.hair, weight=110, region="hair")
         lines = np.stack([blend(side, inner, t) for t in (.2, .4, .6, .8)])
         canvas.fill(ribbons(lines[::2], .03 * unit), look.hair * .82, weight=110)
@@ -109,7 +109,7 @@ def draw_front(canvas, look):
         rng = np.random.default_rng([look.genes.marks, 5])
         spots = _strands(look, 44, 4)[np.arange(44), rng.integers(0, 6, 44)]
         for shade in (.80, 1.12):
-            rings = [ribbon(circle(p, rng.uniform(.07, .12) * unit, 10)[:8], .035 * unit, .2) for p in spots[int(shade > 1)::2]]
+            rings = ribbons(circles(spots[int(shade > 1)::2], rng.uniform(.07, .12, 22) * unit, 10)[:, :8], .035 * unit, .2)
             canvas.fill(rings, np.clip(tone * shade + 8 * (shade > 1), 0, 255), weight=110)
         return
     canvas.fill(ribbons(_strands(look, 22, 1), .032 * unit), tone * .82, weight=110)
@@ -164,9 +164,9 @@ def draw_beard(canvas, look):
     else:
         grow = .0 if kind == "stubble" else .10
         jaw = p[1:16] + (p[1:16] - p[33]) * grow * np.sin(np.linspace(0, np.pi, 15))[:, None]
-        cheek = [blend(p[15], p[35], .22) + (0, .35 * unit), blend(p[14], p[54], .5) + (0, -.05 * unit)]
-        other = [blend(p[2], p[48], .5) + (0, -.05 * unit), blend(p[1], p[31], .22) + (0, .35 * unit)]
-        shape = np.concatenate([smooth(jaw), smooth(np.concatenate([p[15:16], cheek, whiskers[::-1], other, p[1:2]]))])
+        cheek = [blend(p[15], p[53], .16) + (0, .12 * unit), blend(p[14], p[53], .45), blend(p[14], p[53], .75) + (0, -.06 * unit)]
+        other = [blend(p[2], p[49], .75) + (0, -.06 * unit), blend(p[2], p[49], .45), blend(p[1], p[49], .16) + (0, .12 * unit)]
+        shape = np.concatenate([smooth(jaw), smooth(np.concatenate([p[15:16], cheek, whiskers[4:0:-1], other, p[1:2]]))])
     canvas.fill(shape, tone, weight=200, region="skin" if kind == "stubble" else "hair")
     if kind in ("goatee", "beard"):
         rng = np.random.default_rng([look.genes.marks, 9])

@@ -6,7 +6,7 @@ import numpy as np
 
 from lib import hair
 from lib.anatomy import Camera, eye, jaw_half, landmarks, on_face, skull_half, smooth
-from lib.canvas import Canvas, blend, circle, ribbon, ribbons
+from lib.canvas import Canvas, blend, circle, circles, ribbon, ribbons
 
 REGIONS = ("skin", "hair", "eyes", "brows", "nose", "mouth")
 SKIN = np.array([(250, 218, 196), (244, 206, 178), (234, 187, 152), (214, 158, 119), (180, 123, 87), (142, 92, 64),
@@ -90,8 +90,9 @@ def _ears(canvas, look):
     for side, edge in ((-1, left), (1, right)):
         shape = np.array([(-.4, -.08), (.3, -.16), (1, -.05), (.95, .2), (.62, .42), (.42, .62), (-.1, .66), (-.5, .3)])
         points = edge[1] + shape * (side * size, .58 * (1 + .18 * look.genes.ears)) * look.camera.unit
-        canvas.fill(smooth(points, True), look.skin * (.95, .88, .86), region="skin")
-        canvas.fill(ribbon(smooth(points[1:5] * .8 + .2 * edge[1]), .05 * look.camera.unit), look.skin * (.78, .64, .6))
+        if look.genes.hair not in hair.LENGTHS:
+            canvas.fill(smooth(points, True), look.skin * (.95, .88, .86), region="skin")
+            canvas.fill(ribbon(smooth(points[1:5] * .8 + .2 * edge[1]), .05 * look.camera.unit), look.skin * (.78, .64, .6))
         if look.genes.earring != "none":
             drop = points[5] + (0, .02 * look.camera.unit)
             rings = [circle(drop, .075 * look.camera.unit)] if look.genes.earring == "stud" else [
@@ -99,44 +100,48 @@ def _ears(canvas, look):
             canvas.fill(rings, (250, 214, 110), weight=60)
 
 
-def _eye(canvas, look, points, side):
+def _eye(look, points, side):
+    """Shapes and colours of one eye in the order of drawing: [(polygon, colour)]."""
     genes, shot, unit, skin = look.genes, look.shot, look.camera.unit, look.skin
     upper, lower = smooth(points[:4]), smooth(points[[3, 4, 5, 0]])
-    canvas.fill(np.concatenate([upper, lower]), (246, 243, 240), region="eyes")
     centre = look.camera.project(eye(genes, shot, side)[1][None] + (.075 * shot.gaze_x, -.005 + .045 * shot.gaze_y, .02))[0]
-    low = lower[::-1]
-
-    def clipped(disc):
-        disc[:, 1] = np.clip(disc[:, 1], np.interp(disc[:, 0], upper[:, 0], upper[:, 1]), np.interp(disc[:, 0], low[:, 0], low[:, 1]))
-        return disc
     radius = .138 * (1 + .10 * genes.iris_size) * unit
+    glint = (.36 * np.sign(shot.light_x), -.36)
+    discs = circles(centre + radius * np.array([(0, 0), (0, 0), (0, .22), (0, 0), glint]),
+                    radius * np.array([1, .86, .58, .42, .24]), 20)
+    discs = np.concatenate([discs.reshape(-1, 2), upper + (0, .035 * unit)])
+    floor = np.interp(discs[:, 0], lower[::-1, 0], lower[::-1, 1])
+    discs[:, 1] = np.maximum(np.interp(discs[:, 0], upper[:, 0], upper[:, 1]), np.minimum(discs[:, 1], floor))
     iris = np.array(IRIS[genes.iris]) * (1 + .12 * genes.iris_shade)
-    canvas.fill(clipped(circle(centre, radius)), iris * (.42 - .12 * genes.limbal_ring))
-    canvas.fill(clipped(circle(centre, radius * .86)), iris)
-    canvas.fill(clipped(circle(centre + (0, .22 * radius), radius * .58)), blend(iris, (255, 255, 255), .28))
-    canvas.fill(clipped(circle(centre, radius * .42)), (16, 12, 16))
-    canvas.fill(clipped(circle(centre + radius * np.array([.36 * np.sign(shot.light_x), -.36]), radius * .24)), (255, 255, 255))
-    shade = upper + (0, .035 * unit)
-    canvas.fill(np.concatenate([upper, clipped(shade)[::-1]]), skin * (.55, .48, .48))
     dark = blend(look.hair * .3, skin * .2, .5)
-    canvas.fill(ribbon(upper, (.06 + .018 * genes.lashes) * unit, .35), dark)
-    outer, way = (points[0], -1) if side < 0 else (points[3], 1)
+    colours = iris * (.42 - .12 * genes.limbal_ring), iris, blend(iris, (255, 255, 255), .28), (16, 12, 16), (255, 255, 255)
+    shapes = [(np.concatenate([upper, lower]), (246, 243, 240)), *zip(discs[:100].reshape(5, 20, 2), colours),
+              (np.concatenate([upper, discs[:99:-1]]), skin * (.55, .48, .48)),
+              (ribbon(upper, (.06 + .018 * genes.lashes) * unit, .35), dark),
+              (ribbon(lower, .022 * unit, .2), skin * (.66, .52, .5)),
+              (ribbon(upper - (0, (.085 + .035 * genes.eye_crease) * unit), .026 * unit, .1), skin * (.74, .6, .57))]
     if genes.lashes > .2:
-        canvas.fill(np.array([outer + (-way * .06 * unit, -.03 * unit), outer + (way * .11 * unit, -.07 * unit), outer]), dark)
-    canvas.fill(ribbon(lower, .022 * unit, .2), skin * (.66, .52, .5))
-    crease = upper - (0, (.085 + .035 * genes.eye_crease) * unit)
-    canvas.fill(ribbon(crease, .026 * unit, .1), skin * (.74, .6, .57))
+        outer = points[0 if side < 0 else 3]
+        shapes.append((outer + np.array([(-side * .06, -.03), (side * .11, -.07), (0, 0)]) * unit, dark))
+    return shapes
 
 
-def _brow(canvas, look, points, side):
+def _eyes(canvas, look):
+    left, right = _eye(look, look.points[36:42], -1), _eye(look, look.points[42:48], 1)
+    for i, ((one, colour), (other, _)) in enumerate(zip(left, right)):
+        canvas.fill([one, other], colour, region=None if i else "eyes")
+
+
+def _brows(canvas, look):
     genes, unit = look.genes, look.camera.unit
-    line = smooth(points if side < 0 else points[::-1])     # outer to inner
-    t = np.linspace(0, 1, len(line))
-    width = .125 * (1 + .55 * genes.brow_thickness) * (.25 + (.75 + .25 * genes.brow_taper) * t ** .6) * np.clip(8 * (1 - t) + .55, 0, 1)
+    lines = np.stack([smooth(look.points[17:22]), smooth(look.points[26:21:-1])])       # outer to inner
+    t = np.linspace(0, 1, lines.shape[1])
+    width = .125 * (1 + .55 * genes.brow_thickness) * (.25 + (.75 + .25 * genes.brow_taper) * t ** .6) * np.minimum(8.55 - 8 * t, 1)
     colour = blend(look.hair * .72, (40, 28, 24), .25 - .25 * genes.brow_shade)
-    canvas.fill(ribbon(line, width * unit), colour, weight=200, region="brows")
-    start = line[3:-2:3] + (0, .02 * unit)
-    hairs = np.stack([start, start + (side * .05 * unit, -.025 * unit), start + (side * .12 * unit, -.03 * unit)], 1)
+    canvas.fill(ribbons(lines, width * unit, 1.0), colour, weight=200, region="brows")
+    way = np.array([[[-1, 1]], [[1, 1]]]) * unit
+    start = lines[:, 3:-2:3] + (0, .02 * unit)
+    hairs = np.stack([start, start + way * (.05, -.025), start + way * (.12, -.03)], 2).reshape(-1, 3, 2)
     canvas.fill(ribbons(hairs, .022 * unit), colour * .82, weight=200)
 
 
@@ -145,12 +150,13 @@ def _nose(canvas, look, points):
     root = points[0]
     canvas.region("nose", smooth(np.concatenate([[root + (-.09 * unit, 0), points[4] + (-.02 * unit, -.16 * unit)], points[4:9],
                                                  [points[8] + (.02 * unit, -.16 * unit), root + (.09 * unit, 0)]]), per=4))
-    line = skin * (.70, .54, .50)
+    curves, holes = [ribbon(smooth(points[5:8]), .03 * unit, .2)], []
     for wing, inner, s in ((points[4], points[5], -1), (points[8], points[7], 1)):
-        curve = np.array([wing + (s * .0, -.17 * unit), wing + (s * .045 * unit, -.07 * unit), wing, inner])
-        canvas.fill(ribbon(smooth(curve), .035 * unit, .15), line)
-        canvas.fill(circle(blend(wing, inner, .72) + (0, -.015 * unit), (.075 * unit, .034 * unit)), skin * (.42, .28, .26))
-    canvas.fill(ribbon(smooth(points[5:8]), .03 * unit, .2), line)
+        curve = np.array([wing + (0, -.17 * unit), wing + (s * .045 * unit, -.07 * unit), wing, inner])
+        curves.append(ribbon(smooth(curve), .035 * unit, .15))
+        holes.append(circle(blend(wing, inner, .72) + (0, -.015 * unit), (.075 * unit, .034 * unit)))
+    canvas.fill(holes, skin * (.42, .28, .26))
+    canvas.fill(curves, skin * (.70, .54, .50))
 
 
 def _mouth(canvas, look, points):
@@ -169,8 +175,7 @@ def _mouth(canvas, look, points):
     canvas.fill(ribbon(over, .035 * unit, .3), rose * (.45, .36, .38))
     shine = blend(under[4:-4], bottom[7:-7:1][:len(under[4:-4])], .45)
     canvas.fill(ribbon(shine, .035 * unit, .0), blend(rose, (255, 255, 255), .32))
-    for corner, s in ((outer[0], -1), (outer[6], 1)):
-        canvas.fill(circle(corner, .028 * unit), skin * (.6, .44, .42))
+    canvas.fill(circles(outer[[0, 6]], np.full(2, .022 * unit)), skin * (.68, .52, .5))
 
 
 def _marks(canvas, look):
@@ -180,11 +185,12 @@ def _marks(canvas, look):
         count = {"light": 22, "strong": 46}[genes.freckles]
         spots = np.column_stack([rng.uniform(-.85, .85, count), rng.normal(.45, .15, count)])
         sizes = rng.uniform(.018, .034, count) * unit
-        canvas.fill([circle(p, r, 8) for p, r in zip(camera.face(spots), sizes)], skin * (.74, .58, .48))
-    for x, y, r in genes.moles:
-        centre = camera.face([(x, y)])[0]
-        canvas.fill(circle(centre, r * unit, 14), skin * (.36, .25, .22))
-        canvas.fill(circle(centre - .3 * r * unit, r * .3 * unit, 8), skin * (.6, .45, .4))
+        canvas.fill(circles(camera.face(spots), sizes), skin * (.74, .58, .48))
+    if genes.moles:
+        moles = np.array(genes.moles)
+        centres, radii = camera.face(moles[:, :2]), moles[:, 2] * unit
+        canvas.fill(circles(centres, radii, 14), skin * (.36, .25, .22))
+        canvas.fill(circles(centres - .3 * radii[:, None], .3 * radii), skin * (.6, .45, .4))
     if genes.scar != "none":
         s = 1 if genes.scar_place > 0 else -1
         ends = {"brow": ((.62, -.68), (.74, -.28)), "cheek": ((.48, .48), (.86, .78)), "chin": ((.12, 1.34), (.30, 1.56)),
@@ -217,16 +223,17 @@ def _glasses(canvas, look):
     t = np.linspace(0, 2 * np.pi, 28, endpoint=False)
     round_ = np.column_stack([np.sign(np.cos(t)) * abs(np.cos(t)) ** (2 / power), np.sign(np.sin(t)) * abs(np.sin(t)) ** (2 / power)])
     colour = ((34, 30, 36), (120, 72, 40), (150, 30, 44), (40, 62, 110))[look.genes.marks % 4]
-    for s in (-1, 1):
+    ends = look.camera.outline(np.array([(1.07 * (1 + .075 * look.genes.face_width), .02)]))
+    for s, end in zip((-1, 1), ends):
         rings = [look.camera.project(np.column_stack([s * .51 + k * wide * round_[:, 0], .04 + k * high * round_[:, 1],
                                                      np.full(28, .2) - .25 * np.abs(round_[:, 0] * wide + .1 * s * s)])) for k in (1.07, .92)]
         canvas.fill(rings, colour, weight=60)
-        canvas.fill(ribbon(look.camera.project([(s * .9, -.03, .1), (s * 1.14, -.02, -.5)]), .07 * unit), colour, weight=60)
+        canvas.fill(ribbon(np.concatenate([look.camera.project([(s * .9, -.03, .1)]), end]), .07 * unit), colour, weight=60)
     canvas.fill(ribbon(smooth(look.camera.project([(-.14, .0, .22), (0, -.05, .26), (.14, .0, .22)])), .07 * unit), colour, weight=60)
 
 
 def _shade(look, size, soft):
-    """Log-shade (size, size, 3): light over a round head, soft spots of the face, cast shadows `soft` (size, size)."""
+    """Shade less one (size, size, 3): light over a round head, soft spots of the face, cast shadows `soft` (size, size)."""
     shot, camera, unit = look.shot, look.camera, look.camera.unit
     spots = SPOTS.copy()
     spots[:, 5:] *= .8 + .3 * shot.light
@@ -246,7 +253,8 @@ def _shade(look, size, soft):
     rows = np.concatenate([down, one, form_y[None], one])
     columns = np.concatenate([across, form_x[None], one, one])[:, :, None] * np.concatenate([spots[:, 5:], grey, grey, tint])[:, None]
     shade = (rows.T.astype(np.float32) @ columns.reshape(len(rows), -1).astype(np.float32)).reshape(size, size, 3)
-    return shade - soft[..., None] * np.array([.30, .42, .42], np.float32)
+    shade -= soft[..., None] * np.array([.30, .42, .42], np.float32)
+    return cv2.exp(shade) - 1
 
 
 def _shadows(look, size, head):
@@ -289,13 +297,14 @@ def draw(genes, shot, size, masks=False):
     hair.draw_beard(canvas, look)
     _nose(canvas, look, p[27:36])
     _mouth(canvas, look, p[48:])
-    for s, lids, arch in ((-1, p[36:42], p[17:22]), (1, p[42:48], p[22:27])):
-        _eye(canvas, look, lids, s)
-        _brow(canvas, look, arch, s)
+    _eyes(canvas, look)
+    _brows(canvas, look)
     _marks(canvas, look)
     hair.draw_front(canvas, look)
     _glasses(canvas, look)
     picture, weight, regions = canvas.shrink(size)
-    shade = _shade(look, size, _shadows(look, size, head)) * weight
-    picture = cv2.convertScaleAbs(picture * cv2.exp(shade))
-    return picture, (p * size).astype(np.float32), regions
+    coarse = max(size // 2, min(size, 64))     # shading is smooth: half the resolution is enough
+    shade = cv2.resize(_shade(look, coarse, _shadows(look, coarse, head)), (size, size), interpolation=cv2.INTER_LINEAR)
+    shade *= weight
+    shade += 1
+    return cv2.convertScaleAbs(cv2.multiply(picture, shade)), (p * size).astype(np.float32), regions
