@@ -34,7 +34,7 @@ def restore(B, degraded, prompt="", *, seeds, steps=50, gamma=0.0, w=1.0, colour
 def _restore_batch(B, degraded, prompt, seeds, steps, gamma, w, colour_fix, callback):
     cleaned = B.clean(degraded)  # (N, 3, H, W)
     hint = B.encode(cleaned)  # (N, C, h, w)
-    null, text = (B.embed([p]).expand(len(hint), -1, -1) for p in ("", prompt))  # (N, 32, D)
+    null, text = (B.embed([p]).expand(len(hint), -1, -1) for p in ("", prompt))  # (N, 40, D)
     generators = [torch.Generator().manual_seed(s) for s in seeds]
     x_t = randn_tensor(hint.shape, generators, B.device)
     B.scheduler.set_timesteps(steps, device=B.device)
@@ -51,7 +51,7 @@ def _restore_batch(B, degraded, prompt, seeds, steps, gamma, w, colour_fix, call
 def guided_eps(B, x_t, t, text, null, hint, w):
     """Right side of eq. 8: w B(x_t, p) + (1 - w) B(x_t, empty), without the pass that w makes void.
 
-    x_t, hint: (N, C, h, w) latents; t: a step; text, null: (N, 32, D). E is asked once: its prompt is always empty.
+    x_t, hint: (N, C, h, w) latents; t: a step; text, null: (N, 40, D). E is asked once: its prompt is always empty.
     """
     down, mid = B.E(x_t, t, null, controlnet_cond=hint, return_dict=False)
 

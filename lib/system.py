@@ -3,6 +3,7 @@
 G is a latent diffusion UNet with text cross-attention; E a control network whose hint is the latent of the
 cleaned photograph. The same diffusers and transformers classes serve at every scale.
 """
+import copy
 import functools
 import hashlib
 import json
@@ -13,6 +14,8 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel, UNet2DModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from tokenizers import AddedToken
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lib.errors import WeightsError
@@ -20,7 +23,7 @@ from lib.people import WORDS
 
 RARE_TOKEN = "sks"  # never in a caption, so its meaning is free
 CLASS_PROMPT = "a photo of a person"
-TOKENS = 32  # the longest caption has 30 tokens with its two marks
+TOKENS = 40  # the longest caption fits, with its two marks
 
 
 class LatentControlNet(ControlNetModel):
@@ -114,7 +117,7 @@ class System:
 
     @torch.no_grad()
     def embed(self, prompts):
-        """Text embeddings (N, 32, D) of a list of prompts; "" is the empty prompt of eq. 1."""
+        """Text embeddings (N, 40, D) of a list of prompts; "" is the empty prompt of eq. 1."""
         tokens = self.tokenizer(list(prompts), padding="max_length", truncation=True,
                                 max_length=self.tokenizer.model_max_length, return_tensors="pt").input_ids
         return self.text_encoder(tokens.to(self.device)).last_hidden_state
@@ -122,7 +125,7 @@ class System:
     def predict(self, x_t, t, prompt, hint=None, null=None):
         """The noise that B predicts: G(x_t, prompt) steered by E(x_t, hint) under the empty prompt.
 
-        x_t, hint: (N, C, h, w); t: (N,) steps of the schedule; prompt, null: (N, 32, D) embeddings.
+        x_t, hint: (N, C, h, w); t: (N,) steps of the schedule; prompt, null: (N, 40, D) embeddings.
         Without a hint it is G alone, out of the context of B (eq. 5). Returns (N, C, h, w).
         """
         if hint is None:
@@ -142,9 +145,7 @@ class System:
         """Writes a system folder in diffusers' own layout, safetensors, weights in `dtype`."""
         folder = Path(folder)
         for name, module in self.modules().items():
-            kept = module.dtype
-            module.to(dtype).save_pretrained(folder / name)
-            module.to(kept)
+            copy.deepcopy(module).to(dtype).save_pretrained(folder / name)
         self.tokenizer.save_pretrained(folder / "tokenizer")
         self.scheduler.save_pretrained(folder / "scheduler")
         (folder / "provenance.json").write_text(json.dumps(self.provenance, indent=1) + "\n")
@@ -199,7 +200,7 @@ def build_tiny(seed=0):
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1,
         block_out_channels=(40, 64, 96, 128), latent_channels=4, norm_num_groups=8, sample_size=128)
     cleaner = Cleaner(
-        sample_size=32, in_channels=48, out_channels=48, layers_per_block=1, block_out_channels=(64, 80, 96),
+        sample_size=32, in_channels=48, out_channels=48, layers_per_block=1, block_out_channels=(48, 64, 80),
         down_block_types=("DownBlock2D",) * 3, up_block_types=("UpBlock2D",) * 3, norm_num_groups=8,
         attention_head_dim=32)
     scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
@@ -213,19 +214,11 @@ def encoder_from(G):
 
 
 def build_tokenizer(words):
-    """A CLIP tokenizer whose only merges are those that make each of `words` one token.
+    """A CLIP tokenizer over bytes in which each of `words`, and the rare token "sks", is one token.
 
-    words: caption words; the rare token "sks" is added. Every byte stays a symbol, so no text is unknown.
+    Every byte stays a symbol, so no text is unknown.
     """
-    from tokenizers.pre_tokenizers import ByteLevel
-    alphabet = sorted(ByteLevel.alphabet())
-    merges = []
-    for word in (*words, RARE_TOKEN):
-        pieces = [*word[:-1], word[-1] + "</w>"]
-        while len(pieces) > 1:
-            merges.append((pieces[0], pieces[1]))
-            pieces[:2] = ["".join(pieces[:2])]
-    merges = list(dict.fromkeys(merges))
-    symbols = [*alphabet, *(a + "</w>" for a in alphabet), *("".join(m) for m in merges), "<|startoftext|>", "<|endoftext|>"]
-    vocab = {symbol: i for i, symbol in enumerate(dict.fromkeys(symbols))}
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TOKENS)
+    symbols = [a + end for end in ("", "</w>") for a in sorted(ByteLevel.alphabet())] + ["<|startoftext|>", "<|endoftext|>"]
+    tokenizer = CLIPTokenizer(vocab={symbol: i for i, symbol in enumerate(symbols)}, merges=[], model_max_length=TOKENS)
+    tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=False) for word in (*words, RARE_TOKEN) if len(word) > 1])
+    return tokenizer
