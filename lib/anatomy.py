@@ -87,18 +87,15 @@ class Camera:
 
         Each level is an ellipse seen from the side by the yaw, so the outline is where its surface turns away.
         """
-        w, y = half[:, 0], half[:, 1]
+        w, y, side = half[:, 0], half[:, 1], np.array([[-1], [1]])
         d = .70 * w
         sine, cosine = np.sin(self.yaw), np.cos(self.yaw)
         reach = np.sqrt((w * cosine) ** 2 + (d * sine) ** 2) + 1e-9
-        centre = -.02 - d
-        out = []
-        stand = grow * np.clip(w / 1.1, 0, 1) ** .7
-        for side in (-1, 1):
-            x = side * (reach + stand) + centre * sine
-            z = centre * cosine + side * (d * d - w * w) * sine * cosine / reach
-            out.append(self._flatten(np.column_stack([x, y, z]) @ self.after_yaw))
-        return out
+        centre = np.where(y < -.28, -.80, -.02 - d)      # the skull stays over the ears, the jaw comes forward to the chin
+        x = side * (reach + grow * np.minimum(w / 1.1, 1) ** .7) + centre * sine
+        z = centre * cosine + side * (d * d - w * w) * (sine * cosine / reach)
+        points = np.stack([x, np.broadcast_to(y, x.shape), z], -1)
+        return self._flatten(points.reshape(-1, 3) @ self.after_yaw).reshape(2, -1, 2)
 
 
 def jaw_half(genes, shot):

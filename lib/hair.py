@@ -151,7 +151,7 @@ def draw_beard(canvas, look):
     kind, p, unit = look.genes.beard, look.points, look.camera.unit
     if kind == "none":
         return
-    tone = blend(look.hair, look.skin, .72) if kind == "stubble" else look.hair * .92
+    tone = blend(look.skin * .82, look.hair * .6, .30) if kind == "stubble" else look.hair * .92
     lip = p[48:60]
     whiskers = np.array([lip[0] + (-.10 * unit, .06 * unit), lip[1] + (-.05 * unit, -.10 * unit), p[51] + (-.05 * unit, -.12 * unit), p[51] + (.05 * unit, -.12 * unit),
                          lip[5] + (.05 * unit, -.10 * unit), lip[6] + (.10 * unit, .06 * unit)])

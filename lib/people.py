@@ -96,16 +96,17 @@ class Genes:
         rng = np.random.default_rng([GENE_STREAM, seed])
         values = {f.name: float(rng.uniform(-1, 1)) for f in fields(Genes) if f.type in (float, "float")}
         values |= {name: kinds[int(rng.integers(len(kinds)))] for name, kinds in KINDS.items()}
-        values["moles"] = tuple(_mole(rng) for _ in range(int(rng.choice([0, 1, 2, 3, 4], p=[.12, .3, .28, .2, .1]))))
+        values["moles"] = _moles(rng)
         return Genes(**values, marks=int(rng.integers(2**31)))
 
 
-def _mole(rng):
-    """One mole away from eyes, nostrils and lips: (x, y, radius), face units."""
-    places = ((-.62, .55), (.62, .55), (-.45, .95), (.45, .95), (-.2, -.8), (.25, -.75), (.0, -.62), (-.78, .15),
-              (.78, .15), (-.3, 1.4), (.28, 1.38), (.33, .42), (-.33, .42), (.62, 1.1), (-.62, 1.1))
-    x, y = places[int(rng.integers(len(places)))]
-    return x + rng.uniform(-.07, .07), y + rng.uniform(-.06, .06), rng.uniform(.044, .066)
+def _moles(rng):
+    """Up to four moles away from eyes, nostrils and lips: tuple of (x, y, radius), face units."""
+    places = np.array([(-.62, .55), (.62, .55), (-.45, .95), (.45, .95), (-.2, -.8), (.25, -.75), (0, -.62), (-.78, .15),
+                       (.78, .15), (-.3, 1.4), (.28, 1.38), (.33, .42), (-.33, .42), (.62, 1.1), (-.62, 1.1)])
+    count = int(rng.choice(5, p=[.12, .3, .28, .2, .1]))
+    spots = places[rng.permutation(len(places))[:count]] + rng.uniform(-.06, .06, (count, 2))
+    return tuple((float(x), float(y), float(rng.uniform(.044, .066))) for x, y in spots)
 
 
 @dataclass(frozen=True)

@@ -95,8 +95,8 @@ def _ears(canvas, look):
             canvas.fill(ribbon(smooth(points[1:5] * .8 + .2 * edge[1]), .05 * look.camera.unit), look.skin * (.78, .64, .6))
         if look.genes.earring != "none":
             drop = points[5] + (0, .02 * look.camera.unit)
-            rings = [circle(drop, .075 * look.camera.unit)] if look.genes.earring == "stud" else [
-                circle(drop + (0, .17 * look.camera.unit), r * look.camera.unit) for r in (.19, .13)]
+            sizes = (.075,) if look.genes.earring == "stud" else (.19, .13)
+            rings = [circle(drop + (0, (sizes[0] - .02) * look.camera.unit), r * look.camera.unit) for r in sizes]
             canvas.fill(rings, (250, 214, 110), weight=60)
 
 
@@ -137,7 +137,7 @@ def _brows(canvas, look):
     lines = np.stack([smooth(look.points[17:22]), smooth(look.points[26:21:-1])])       # outer to inner
     t = np.linspace(0, 1, lines.shape[1])
     width = .125 * (1 + .55 * genes.brow_thickness) * (.25 + (.75 + .25 * genes.brow_taper) * t ** .6) * np.minimum(8.55 - 8 * t, 1)
-    colour = blend(look.hair * .72, (40, 28, 24), .25 - .25 * genes.brow_shade)
+    colour = blend(look.hair * (.78, .68, .62), (40, 28, 24), .25 - .25 * genes.brow_shade)
     canvas.fill(ribbons(lines, width * unit, 1.0), colour, weight=200, region="brows")
     way = np.array([[[-1, 1]], [[1, 1]]]) * unit
     start = lines[:, 3:-2:3] + (0, .02 * unit)
