@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from lib import portrait
+from lib import hair, portrait
 from lib.errors import BadPersonError, BadSizeError, SplitError
 
 SPLITS = ("train", "development", "test")
@@ -114,7 +114,7 @@ class Shot:
     """What changes between pictures of one person: degrees for the pose, fractions of the picture for shifts."""
     index: int
     yaw: float            # degrees, positive turns the face to the picture's right
-    pitch: float          # degrees, positive looks down
+    pitch: float          # degrees, positive looks up
     roll: float           # degrees
     scale: float
     shift_x: float
@@ -239,6 +239,7 @@ def caption(person, shot):
     if genes.glasses != "none":
         parts.append(f"{genes.glasses} glasses")
     parts += ["freckles"] * (genes.freckles != "none") + ["a scar"] * (genes.scar != "none")
+    parts += ["earrings"] * (genes.earring != "none" and genes.hair not in hair.LENGTHS)     # long hair may hide them
     parts.append("smiling" if shot.smile > .4 else "frowning" if shot.smile < -.4 else "serious")
     parts += ["open mouth"] * (shot.mouth_open > 0)
     if abs(shot.yaw) > 12:

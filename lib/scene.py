@@ -1,0 +1,58 @@
+"""What surrounds the head: the backdrop, the neck and the clothes."""
+import cv2
+import numpy as np
+
+from lib.anatomy import smooth
+from lib.canvas import blend, ribbon
+
+
+def backdrop(shot, side):
+    """Backdrop (side, side, 4) uint8, weight 0."""
+    rng = np.random.default_rng(shot.grain)
+    one, two = np.array(shot.background_colours, float)
+    two = blend(one, two, .5)
+    coarse = np.empty((6, 6, 3))
+    if shot.background == "plain":
+        coarse[:] = blend(one, two, np.linspace(0, 1, 6)[:, None, None] * np.ones((6, 6, 1)))
+    elif shot.background == "glow":
+        y, x = np.mgrid[0:6, 0:6] / 5 - .5
+        coarse[:] = blend(one * .7, blend(one, (255, 255, 255), .3), np.exp(-5 * (x * x + y * y))[..., None])
+    else:
+        coarse[:] = blend(one, two, rng.random((6, 6, 1))) * (.8 + .4 * rng.random((6, 6, 1)))
+    if shot.background == "wall":
+        coarse[:] = one
+        coarse[:, int(rng.integers(1, 5)):] = two
+    mode = cv2.INTER_NEAREST if shot.background == "wall" else cv2.INTER_CUBIC
+    picture = np.zeros((side, side, 4), np.uint8)
+    cv2.mixChannels([cv2.resize(np.clip(coarse, 0, 255).astype(np.uint8), (side, side), interpolation=mode)], [picture],
+                    [0, 0, 1, 1, 2, 2])
+    return picture
+
+
+def draw_body(canvas, look):
+    """Neck and clothes."""
+    shot, unit, skin = look.shot, look.camera.unit, look.skin
+    top = look.camera.project([[0, 1.1, -.75]])[0]
+    x = .6 * top[0] + .4 * look.camera.centre[0]
+    half = .60 + .05 * look.genes.jaw
+
+    def at(*points):
+        return np.array([(x + a * unit, look.camera.centre[1] + b * unit) for a, b in points])
+    neck = np.concatenate([[top + (-half * unit, -.3 * unit)], at((-half, 1.75), (-half - .25, 2.1), (-half - .3, 2.6),
+                          (half + .3, 2.6), (half + .25, 2.1), (half, 1.75)), [top + (half * unit, -.3 * unit)]])
+    canvas.fill(smooth(neck), skin * .93, region="skin")
+    colour = np.array(shot.clothing_colour, float)
+    dip = {"round": (2.12, .5), "vee": (2.35, .42), "collar": (2.25, .3), "roll": (1.78, .66)}[shot.clothing]
+    edge = at((-2.6, 2.5), (-1.9, 2.18), (-1.2, 2.0), (-half - .12, 1.86))
+    right = at((half + .12, 1.86), (1.2, 2.0), (1.9, 2.18), (2.6, 2.5))
+    if shot.clothing == "vee" or shot.clothing == "collar":
+        middle = at((0, dip[0]))
+    else:
+        middle = smooth(at((-half - .12, 1.86), (-dip[1], dip[0] - .04), (0, dip[0]), (dip[1], dip[0] - .04), (half + .12, 1.86)))
+    canvas.fill(np.concatenate([smooth(edge), middle, smooth(right), at((2.6, 4), (-2.6, 4))]), colour, weight=90)
+    rim = np.concatenate([at((-half - .1, 1.86)), middle, at((half + .1, 1.86))])
+    canvas.fill(ribbon(rim, .07 * unit), blend(colour, (0, 0, 0), .22), weight=90)
+    if shot.clothing == "collar":
+        for s in (-1, 1):
+            canvas.fill(at((s * (half + .1), 1.80), (0, 2.25), (s * .42, 2.42), (s * (half + .32), 2.05)),
+                        blend(colour, (255, 255, 255), .35), weight=90)
