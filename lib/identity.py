@@ -77,7 +77,7 @@ def embed(pictures, pack, crop="template", batch=32, root=align.INSIGHTFACE):
     resizes (a recogniser trained on whole crops); batch, pictures a run.
     Returns float32 (N, D), unit norm, on the CPU. Raises PackError; PictureError for pictures that are not such crops.
     """
-    if pictures.ndim != 4 or pictures.shape[2] != pictures.shape[3]:
+    if pictures.ndim != 4 or len(pictures) == 0 or pictures.shape[2] != pictures.shape[3]:
         raise PictureError(f"Not square crops: {tuple(pictures.shape)}. Remedy: give (N, 3, S, S), aligned by lib.faces.")
     model = recogniser(pack, root)
     batch = model.input_shape[0] if isinstance(model.input_shape[0], int) else batch  # some files fix it to 1

@@ -11,7 +11,7 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 from lib.errors import PictureError, PictureSizeError, SaveError, UnreadablePictureError, UnsafePathError
 from lib.paths import writing
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")  # JPEG includes the phones' MPO
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 SMALLEST = 32  # pixels of the shorter side: fewer are no evidence of a face
 LARGEST = 64_000_000  # pixels in all: more are a mistake or a decompression bomb
@@ -27,6 +27,7 @@ def unreadable(path, why):
 
 
 def _rgb(image):
+    icc = image.info.get("icc_profile")  # some of the conversions below forget it
     if image.mode.startswith("I;16"):  # Pillow's own conversion would clip at 255
         image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
     if image.mode in ("I", "F"):
@@ -35,17 +36,17 @@ def _rgb(image):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image if image.mode in ("RGB", "L", "CMYK") else image.convert("RGB")
-    return _to_srgb(image).convert("RGB")
+    return (_to_srgb(image, icc) if icc else image).convert("RGB")
 
 
-def _to_srgb(image):
+def _to_srgb(image, icc):
     try:
-        profile = ImageCms.ImageCmsProfile(BytesIO(image.info["icc_profile"]))
+        profile = ImageCms.ImageCmsProfile(BytesIO(icc))
         space, name = profile.profile.xcolor_space.strip(), profile.profile.profile_description or ""
         if {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(space) != image.mode or "sRGB" in name:
             return image
         return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (KeyError, OSError, ImageCms.PyCMSError):  # none, or a damaged one: every viewer then takes it for sRGB
+    except (OSError, ImageCms.PyCMSError):  # a damaged profile: every viewer then takes the picture for sRGB
         return image
 
 

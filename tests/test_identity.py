@@ -1,0 +1,125 @@
+"""Embeddings: what a linear recogniser must give in closed form, the published crop, and named errors."""
+import numpy as np
+import pytest
+import torch
+from insightface.utils.face_align import arcface_dst
+from tiny_pack import write_detector, write_recogniser
+
+from lib import align, errors, faces, identity
+
+
+@pytest.fixture(scope="module")
+def matrix():
+    return np.random.default_rng(0).normal(size=(3 * 112 * 112, 16))
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory, matrix):
+    return write_recogniser(tmp_path_factory.mktemp("pack") / "rec.onnx", matrix)
+
+
+def crops(count, size, seed=0):
+    return faces.to_tensor(np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8))
+
+
+def by_hand(pictures, matrix):
+    features = torch.as_tensor(faces.to_uint8(pictures)).permute(0, 3, 1, 2).double().flatten(1) / 127.5 - 1  # RGB, ArcFace's scaling
+    features = features @ torch.as_tensor(matrix)
+    return (features / features.norm(dim=1, keepdim=True)).float()
+
+
+def test_embeddings_are_the_networks_output_made_unit(file, matrix):
+    pictures = crops(5, 112)
+    got = identity.embed(pictures, file, crop="whole", batch=2)
+    assert got.shape == (5, 16) and got.dtype == torch.float32
+    assert torch.allclose(got, by_hand(pictures, matrix), atol=1e-4)
+    assert torch.allclose(got.norm(dim=1), torch.ones(5), atol=1e-6)
+
+
+def test_batches_do_not_change_embeddings_even_where_the_file_fixes_them(file, matrix, tmp_path):
+    pictures, one = crops(5, 128), write_recogniser(tmp_path / "one.onnx", matrix, batch=1)
+    together = identity.embed(pictures, file)
+    apart = torch.cat([identity.embed(picture[None], file) for picture in pictures])
+    assert torch.allclose(together, apart, atol=1e-5) and torch.allclose(identity.embed(pictures, one), apart, atol=1e-5)
+
+
+def test_a_recogniser_of_another_input_size(tmp_path):
+    weights = np.random.default_rng(1).normal(size=(3 * 64 * 64, 8))
+    small = write_recogniser(tmp_path / "small.onnx", weights, size=64)
+    whole = crops(2, 64)
+    doubled = faces.to_tensor(faces.to_uint8(whole).repeat(2, 1).repeat(2, 2))  # area averaging undoes it
+    assert torch.allclose(identity.embed(doubled, small, crop="whole"), by_hand(whole, weights), atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [64, 128, 512])
+def test_template_crops_reach_the_published_template(tmp_path, size):
+    """Five outputs, each the brightness about one of insightface's five points: a spot on our template lights its own."""
+    y, x = np.indices((112, 112))
+    probes = [np.exp(-((x - px) ** 2 + (y - py) ** 2) / 8) for px, py in arcface_dst]
+    probe = write_recogniser(tmp_path / "probe.onnx", np.stack([np.stack([p] * 3).ravel() for p in probes], 1))
+    y, x = np.indices((size, size))
+    spots = [200 * np.exp(-((x - px) ** 2 + (y - py) ** 2) / (size / 30) ** 2) for px, py in align.template(size)]
+    lit = [identity.embed(faces.to_tensor((20 + spot[..., None].repeat(3, 2)).round().astype(np.uint8)), probe) for spot in spots]
+    dark = identity.embed(faces.to_tensor(np.full((size, size, 3), 20, np.uint8)), probe)
+    gain = torch.cat(lit) - dark  # (5 spots, 5 probes)
+    assert gain.argmax(dim=1).tolist() == [0, 1, 2, 3, 4] and gain.diagonal().min() > 0.3
+
+
+def test_the_fixed_crop_is_insightfaces_own(file):
+    """The similarity from our template to insightface's agrees with `norm_crop` given exact landmarks."""
+    from insightface.utils import face_align
+    with pytest.warns(FutureWarning):  # scikit-image's, which lib.identity must not let through
+        theirs = face_align.estimate_norm(align.template(128).astype(np.float32), 112)
+    points = np.column_stack([align.template(128), np.ones(5)])
+    ours = align.similarity(align.template(128), arcface_dst)
+    assert np.abs(points @ ours.T - points @ theirs.T).max() < 1e-3
+
+
+def test_a_pack_folder_gives_its_recogniser(tmp_path, matrix):
+    write_detector(tmp_path / "models" / "mine")
+    write_recogniser(tmp_path / "models" / "mine" / "rec.onnx", matrix)
+    got = identity.embed(crops(2, 112), "mine", crop="whole", root=tmp_path)
+    assert torch.allclose(got, by_hand(crops(2, 112), matrix), atol=1e-4)
+
+
+def test_embedding_is_silent(file, capfd, recwarn):
+    identity.embed(crops(1, 128), file)
+    assert capfd.readouterr() == ("", "") and not recwarn.list
+
+
+def test_packs_without_a_recogniser_are_named(tmp_path, matrix):
+    write_detector(tmp_path / "detector only")
+    write_recogniser(tmp_path / "recogniser only" / "rec.onnx", matrix)
+    with pytest.raises(errors.PackError, match="No recogniser in the pack.*detector only.*Remedy"):
+        identity.embed(crops(1, 112), tmp_path / "detector only")
+    with pytest.raises(errors.PackError, match="needs a detector"):
+        identity.embed(crops(1, 112), tmp_path / "recogniser only")
+
+
+def test_missing_and_wrong_files_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("socket.socket", lambda *_: pytest.fail("a download was tried"))
+    detector = write_detector(tmp_path / "pack") / "det.onnx"
+    (tmp_path / "text.onnx").write_text("not a model")
+    for pack, said in ((tmp_path / "absent.onnx", "No recogniser file"), (tmp_path / "absent", "No insightface pack"),
+                       ("buffalo_l", "No insightface pack"), (tmp_path / "text.onnx", "Not a recogniser"), (detector, "Not a recogniser")):
+        with pytest.raises(errors.PackError, match=f"{said}.*Remedy"):
+            identity.embed(crops(1, 112), pack, root=tmp_path)
+
+
+def test_useless_embeddings_and_pictures_are_named(tmp_path, file):
+    for name, value in (("zero", 0.0), ("nan", float("nan"))):
+        with pytest.raises(errors.PackError, match="zero or not finite"):
+            identity.embed(crops(1, 112), write_recogniser(tmp_path / f"{name}.onnx", np.full((3 * 112 * 112, 4), value)))
+    with pytest.raises(errors.PictureError, match="square"):
+        identity.embed(torch.zeros(1, 3, 64, 96), file)
+    with pytest.raises(errors.PictureError, match="Unknown crop"):
+        identity.embed(crops(1, 112), file, crop="middle")
+    with pytest.raises(errors.PictureError, match="no pictures|Not"):
+        identity.embed(torch.zeros(0, 3, 64, 64), file)
+
+
+def test_cosines():
+    a, b = torch.tensor([[3.0, 4.0], [1.0, 0.0]]), torch.tensor([[4.0, 3.0], [-2.0, 0.0]])
+    assert torch.allclose(identity.cosine(a, b), torch.tensor([0.96, -1.0]))
+    references = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # their mean lies half way
+    assert torch.allclose(identity.to_references(a / a.norm(dim=1, keepdim=True), references), torch.tensor([1.4, 1.0]) / 2 ** 0.5)
