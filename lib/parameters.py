@@ -42,7 +42,7 @@ def load(notebook):
     """The notebook as nbformat reads it. Raises NotebookError where it is no notebook."""
     try:
         return nbformat.read(notebook, as_version=4)
-    except (ValueError, AttributeError, KeyError) as error:  # what nbformat raises for other JSON, and for none
+    except (ValueError, AttributeError, KeyError, nbformat.ValidationError) as error:  # what nbformat raises for other JSON, and for none
         raise NotebookError(f"Not a notebook: {paths.shown(notebook)}: {error}. Remedy: restore the file from git.") from None
 
 
@@ -132,7 +132,8 @@ def from_file(path, notebook):
 
 def from_text(text, kind):
     """What was typed after `-p NAME`, read by the kind the notebook declares (so 1e-4 is a number here)."""
-    kind = kind.removesuffix(" | None")
+    if kind.endswith(" | None"):
+        return None if text == "null" else from_text(text, kind.removesuffix(" | None"))
     if kind == "str":
         return text
     try:

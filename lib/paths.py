@@ -25,6 +25,11 @@ def shown(path):
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
+def given(path):
+    """A path as a person typed it: seen from the repository's root, whatever folder the kernel runs in."""
+    return ROOT / Path(path).expanduser()
+
+
 def child(folder, *names):
     """The path below `folder` that `names` lead to, links followed.
 

@@ -44,13 +44,13 @@ class Record:
         self.metrics.append(row)
 
     def write(self, folder=None):
-        """Writes `record.json` into `folder` (the run folder unless given) and returns its path.
+        """Writes `record.json` into `folder` (the run folder unless given).
 
         Raises RecordError for NaN, infinity or a value that JSON does not have, NoSpaceError.
         """
         own = {"notebook": self.notebook, "parameters": self.parameters, "seed": self.seed, "device": self.device,
                "versions": versions(), "commit": commit(), "seconds": self.seconds, "metrics": self.metrics}
-        return write_json(Path(folder or run_folder(self.notebook)) / FILE, own)
+        write_json(Path(folder or run_folder(self.notebook)) / FILE, own)
 
 
 def run_folder(notebook):
@@ -83,11 +83,10 @@ def _git(*words):
 
 
 def write_json(path, value):
-    """Strict JSON, written aside and then renamed. Raises RecordError, NoSpaceError. Returns the path."""
+    """Strict JSON, written aside and then renamed. Raises RecordError, NoSpaceError."""
     text = json.dumps(_plain(value, Path(path).name), indent=1, ensure_ascii=False, allow_nan=False)
     with paths.writing(path) as part:
         part.write_text(text + "\n", encoding="utf-8")
-    return Path(path)
 
 
 def _plain(value, where):
