@@ -98,22 +98,27 @@ class Camera:
         return self._flatten(points.reshape(-1, 3) @ self.after_yaw).reshape(2, -1, 2)
 
 
+def wide(genes):
+    """How many times wider than the mean face."""
+    return 1 + .09 * genes.face_width
+
+
 def jaw_half(genes, shot):
     """Half-widths and heights (9, 2) of the jaw from the ear to the chin for these genes and this mouth opening."""
     jaw = JAW.copy()
-    jaw[:, 0] *= 1 + .075 * genes.face_width
+    jaw[:, 0] *= wide(genes)
     jaw[1:4, 0] *= 1 + .035 * genes.cheek * np.array([.6, 1, .7])
-    jaw[3:8, 0] *= 1 + .10 * genes.jaw * np.array([.35, .8, 1, .8, .5])
+    jaw[3:8, 0] *= 1 + .13 * genes.jaw * np.array([.35, .8, 1, .8, .5])
     jaw[5:8, 0] *= 1 + .13 * genes.chin_width * np.array([.4, 1, 1.3])
     low = np.clip(jaw[:, 1] - .6, 0, None)
-    jaw[:, 1] += low * (.10 * genes.chin_length + .08 * shot.mouth_open)
+    jaw[:, 1] += low * (.12 * genes.chin_length + .08 * shot.mouth_open)
     return jaw
 
 
 def skull_half(genes):
     """Half-widths and heights (7, 2) of the skull from the temple to the crown."""
     skull = SKULL.copy()
-    skull[:, 0] *= 1 + .075 * genes.face_width
+    skull[:, 0] *= wide(genes)
     skull[:, 1] *= 1 + .05 * genes.forehead
     return skull
 
@@ -121,12 +126,12 @@ def skull_half(genes):
 def eye(genes, shot, side):
     """Six eyelid points (6, 3) in iBUG order for the picture's left (-1) or right (+1) eye, and its centre (3,)."""
     half = .295 * (1 + .13 * genes.eye_width)
-    high = .162 * (1 + .22 * genes.eye_size)
+    high = .162 * (1 + .25 * genes.eye_size)
     lift = high * shot.eye_open
     base = np.array([(half, 0, -.13), (.36 * half, -lift * (.93 + .10 * genes.eye_slant), .03), (-.40 * half, -lift, .04),
                      (-half, .025, -.04), (-.38 * half, .62 * high * (.6 + .4 * shot.eye_open), .03),
                      (.38 * half, .62 * high * (.6 + .4 * shot.eye_open), .02)])
-    angle = .16 * genes.eye_tilt
+    angle = .19 * genes.eye_tilt
     base[:, 1] -= np.sin(angle) * base[:, 0]
     base[:, 0] *= side
     centre = np.array([side * (.50 + .045 * genes.eye_spacing), 0, 0])
@@ -150,7 +155,7 @@ def lips(genes, shot):
     """Twenty mouth points (20, 3) in iBUG order: 12 outer, 8 inner."""
     points = LIPS.copy()
     smile, gap = shot.smile, shot.mouth_open
-    points[:, 0] *= (1 + .14 * genes.mouth_width) * (1 + .13 * max(smile, 0) - .06 * gap)
+    points[:, 0] *= (1 + .17 * genes.mouth_width) * (1 + .13 * max(smile, 0) - .06 * gap)
     upper, lower = [1, 2, 3, 4, 5], [7, 8, 9, 10, 11]
     points[upper, 1] *= 1 + .42 * genes.upper_lip
     points[3, 1] += .035 * genes.cupid
@@ -170,7 +175,7 @@ def lips(genes, shot):
 def nose(genes):
     """Nine nose points (9, 3): the bridge from the top, then the base from left to right."""
     points = NOSE.copy()
-    points[4:, 0] *= 1 + .24 * genes.nose_width
+    points[4:, 0] *= 1 + .28 * genes.nose_width
     points[1:, 1] *= 1 + .09 * genes.nose_length
     points[3, 1] += .05 * genes.nose_tip
     points[:4, 2] *= 1 + .15 * genes.nose_bridge

@@ -1,7 +1,7 @@
 """Hair and beards: a shape behind the head, a cap in front of it, strands that follow both, whiskers."""
 import numpy as np
 
-from lib.anatomy import skull_half, smooth
+from lib.anatomy import skull_half, smooth, wide
 from lib.canvas import blend, circle, circles, ribbons
 
 COLOURS = {"black": (34, 28, 32), "brown": (102, 62, 36), "blond": (228, 186, 108), "red": (190, 80, 30),
@@ -18,26 +18,27 @@ def colour(genes):
     return np.array(COLOURS[genes.hair_colour], float) * (1 + .16 * genes.hair_shade)
 
 
-def _bumpy(line, size, centre):
-    """`line` with rounded bumps of `size` outwards from `centre`."""
+def _bumpy(line, size, centre, spikes=False):
+    """`line` with rounded bumps, or spikes, of `size` outwards from `centre`."""
     t = np.arange(len(line))
+    wave = np.abs(np.sin(t * .8 + .3 * np.sin(t)))
     out = line - centre
     out = out / (np.sqrt((out ** 2).sum(1, keepdims=True)) + 1e-9)
-    return line + out * (size * np.abs(np.sin(t * .8 + .3 * np.sin(t))))[:, None]
+    return line + out * (size * (1.3 - 1.5 * wave ** .7 if spikes else wave))[:, None]
 
 
 def _outer(look, grow, down):
     """The hair's outer edge from the picture's left ear over the crown to the right one: (P, 2)."""
     half = skull_half(look.genes)
     half[:, 1] -= grow * 1.1 * np.clip((-half[:, 1] - .3) / 1.2, 0, 1)
-    half = np.concatenate([[(1.10 * (1 + .075 * look.genes.face_width), down)], half])
+    half = np.concatenate([[(1.10 * wide(look.genes), down)], half])
     left, right = look.camera.outline(half, grow)
     return np.concatenate([left[:-1], [(left[-1] + right[-1]) / 2], right[-2::-1]])
 
 
 def _hairline(look, middle, down):
     """The hairline from the left ear over the brow to the right one: (P, 2)."""
-    wide, drop = 1 + .075 * look.genes.face_width, .06 * look.genes.hairline
+    stretch, drop = wide(look.genes), .06 * look.genes.hairline
     middle = middle * (1 + .05 * look.genes.forehead) + drop
     style, s = look.genes.hair, 1 if look.genes.hair_side > 0 else -1
     if style == "fringed":
@@ -48,10 +49,10 @@ def _hairline(look, middle, down):
         inner = [(-.93, -.2), (-.78, -.62), (-.42, -1.0), (0, -1.17), (.42, -1.0), (.78, -.62), (.93, -.2)]
     else:
         inner = [(-.96, -.34), (-.90, -.70), (-.50, middle + .03), (0, middle), (.50, middle + .03), (.90, -.70), (.96, -.34)]
-    inner = np.array(inner) * (wide, 1)
+    inner = np.array(inner) * (stretch, 1)
     if s < 0:
         inner = inner[::-1] * (-1, 1)
-    left, right = look.camera.outline(np.array([(1.07 * wide, down), (1.03 * wide, down)]))
+    left, right = look.camera.outline(np.array([(1.07 * stretch, down), (1.03 * stretch, down)]))
     return np.concatenate([left[:1], look.camera.face(inner), right[:1]])
 
 
@@ -65,7 +66,7 @@ def front(look):
     look.outer, look.line = smooth(_outer(look, grow, down), per=4), smooth(_hairline(look, middle, down), per=4)
     if bumps:
         centre = look.camera.project([[0, -.3, -.6]])[0]
-        rim = _bumpy(look.outer, bumps * look.camera.unit, centre)
+        rim = _bumpy(look.outer, bumps * look.camera.unit, centre, genes.hair == "spiky")
         lower = _bumpy(look.line, -bumps * look.camera.unit * (genes.hair in ("curly", "frizzy")), centre)
     else:
         rim, lower = look.outer, look.line

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 
 from lib import hair, scene
-from lib.anatomy import Camera, eye, jaw_half, landmarks, on_face, skull_half, smooth
+from lib.anatomy import Camera, eye, jaw_half, landmarks, skull_half, smooth, wide
 from lib.canvas import Canvas, blend, circle, circles, ribbon, ribbons
 
 REGIONS = ("skin", "hair", "eyes", "brows", "nose", "mouth")
@@ -33,7 +33,7 @@ def skin_colour(genes):
 
 
 def _ears(canvas, look):
-    left, right = look.camera.outline(np.array([(1.06, -.12), (1.10, .15), (1.08, .5)]) * (1 + .075 * look.genes.face_width, 1))
+    left, right = look.camera.outline(np.array([(1.06, -.12), (1.10, .15), (1.08, .5)]) * (wide(look.genes), 1))
     size = .19 * (1 + .28 * look.genes.ears)
     for side, edge in ((-1, left), (1, right)):
         shape = np.array([(-.4, -.08), (.3, -.16), (1, -.05), (.95, .2), (.62, .42), (.42, .62), (-.1, .66), (-.5, .3)])
@@ -88,7 +88,7 @@ def _brows(canvas, look):
     colour = blend(look.hair * (.78, .68, .62), (40, 28, 24), .25 - .25 * genes.brow_shade)
     canvas.fill(ribbons(lines, width * unit, 1.0), colour, weight=200, region="brows")
     way = np.array([[[-1, 1]], [[1, 1]]]) * unit
-    start = lines[:, 3:-2:3] + (0, .02 * unit)
+    start = lines[:, 7:-2:3] + (0, .02 * unit)
     hairs = np.stack([start, start + way * (.05, -.025), start + way * (.12, -.03)], 2).reshape(-1, 3, 2)
     canvas.fill(ribbons(hairs, .022 * unit), colour * .82, weight=200)
 
@@ -167,14 +167,14 @@ def _glasses(canvas, look):
     kind, unit = look.genes.glasses, look.camera.unit
     if kind == "none":
         return
-    power, wide, high = {"round": (2, .37, .36), "oval": (2.4, .42, .27), "square": (5, .41, .30)}[kind]
+    power, broad, high = {"round": (2, .37, .36), "oval": (2.4, .42, .27), "square": (5, .41, .30)}[kind]
     t = np.linspace(0, 2 * np.pi, 28, endpoint=False)
     round_ = np.column_stack([np.sign(np.cos(t)) * abs(np.cos(t)) ** (2 / power), np.sign(np.sin(t)) * abs(np.sin(t)) ** (2 / power)])
     colour = ((34, 30, 36), (120, 72, 40), (150, 30, 44), (40, 62, 110))[look.genes.marks % 4]
-    ends = look.camera.outline(np.array([(1.07 * (1 + .075 * look.genes.face_width), .02)]))
+    ends = look.camera.outline(np.array([(1.07 * wide(look.genes), .02)]))
     for s, end in zip((-1, 1), ends):
-        rings = [look.camera.project(np.column_stack([s * .51 + k * wide * round_[:, 0], .04 + k * high * round_[:, 1],
-                                                     np.full(28, .2) - .25 * np.abs(round_[:, 0] * wide + .1 * s * s)])) for k in (1.07, .92)]
+        rings = [look.camera.project(np.column_stack([s * .51 + k * broad * round_[:, 0], .04 + k * high * round_[:, 1],
+                                                     np.full(28, .2) - .25 * np.abs(round_[:, 0] * broad + .1)])) for k in (1.07, .92)]
         canvas.fill(rings, colour, weight=60)
         canvas.fill(ribbon(np.concatenate([look.camera.project([(s * .9, -.03, .1)]), end]), .07 * unit), colour, weight=60)
     canvas.fill(ribbon(smooth(look.camera.project([(-.14, .0, .22), (0, -.05, .26), (.14, .0, .22)])), .07 * unit), colour, weight=60)
