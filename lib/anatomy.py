@@ -1,7 +1,7 @@
 """The head in three dimensions: a 68-point skeleton, the head's outline, and the camera that looks at them.
 
 Unit: the distance between the pupils of the mean face. Origin: half way between the pupils.
-x to the picture's right, y down, z towards the viewer.
+x to the picture's right, y down, z towards the viewer. Landmark order: iBUG 300-W (Sagonas et al. 2013).
 """
 from functools import lru_cache
 
@@ -146,7 +146,9 @@ def brow(genes, shot, side):
     points[1:4, 1] -= .05 * genes.brow_arch * np.array([1, 1.1, .4])
     points[:, 1] -= points[:, 0] * .16 * genes.brow_tilt
     points[3:, 1] += .055 * max(-shot.smile, 0)
-    points[:, 0] = side * (points[:, 0] + .53 + .045 * genes.eye_spacing)
+    points[:, 0] += .53 + .045 * genes.eye_spacing
+    points[0, 0] = min(points[0, 0], .92 * wide(genes))        # or the tail would leave a narrow, turned head
+    points[:, 0] *= side
     points[:, 1] -= .40 + .07 * genes.brow_height + .05 * (shot.eye_open - 1)
     return points if side < 0 else points[::-1]
 

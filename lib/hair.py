@@ -76,7 +76,7 @@ def front(look):
 def _strands(look, count, seed, a=.02, b=.97):
     """Lines from the hairline to the outer edge: (count, 6, 2)."""
     rng = np.random.default_rng([look.genes.marks, seed])
-    t, k = np.sort(rng.uniform(.03, .97, count)), np.linspace(0, 1, 6)
+    t, k = np.sort(rng.uniform(.03, .97, count)), np.arange(6) / 5
     low = look.line[(t * (len(look.line) - 1)).astype(int)]
     high = look.outer[(np.clip(.5 + (t - .5) * 1.02, 0, 1) * (len(look.outer) - 1)).astype(int)]
     start, stop = rng.uniform(a, a + .15, count), rng.uniform(b - .15, b, count)
@@ -88,7 +88,7 @@ def _draw_locks(canvas, look):
     """Locks that fall in front of the ears and over the shoulders."""
     if look.genes.hair not in LENGTHS:
         return
-    unit, k = look.camera.unit, np.linspace(0, 1, 9)[:, None]
+    unit, k = look.camera.unit, np.arange(9)[:, None] / 8
     for s, side in ((-1, look.sides[0]), (1, look.sides[1])):
         inner = side - np.column_stack([s * unit * (.26 + .14 * np.sin(3 * k[:, 0])) * np.minimum(4 * k[:, 0], 1), np.zeros(9)]) * (1 - .75 * k ** 2)
         canvas.fill(np.concatenate([smooth(side, per=3), smooth(inner, per=3)[::-1]]), look.hair, weight=110, region="hair")
@@ -134,7 +134,7 @@ def draw_back(canvas, look):
     ends = look.outer[[2, -3]]
     bottom = look.camera.centre[1] + length * unit * (1 + .08 * genes.hair_volume)
     wave = .09 * unit * (genes.hair == "wavy")
-    y = np.linspace(0, 1, 9)
+    y = np.arange(9) / 8
     sides = []
     for s, end in ((-1, ends[0]), (1, ends[1])):
         x = end[0] + s * out * unit * np.sin(y * 2.2) + wave * np.sin(y * 14)

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 
 from lib import hair, scene
-from lib.anatomy import Camera, eye, jaw_half, landmarks, skull_half, smooth, wide
+from lib.anatomy import Camera, eye, jaw_half, landmarks, skull_half, smooth, spline_matrix, wide
 from lib.canvas import Canvas, blend, circle, circles, ribbon, ribbons
 
 REGIONS = ("skin", "hair", "eyes", "brows", "nose", "mouth")
@@ -83,7 +83,7 @@ def _eyes(canvas, look):
 def _brows(canvas, look):
     genes, unit = look.genes, look.camera.unit
     lines = np.stack([smooth(look.points[17:22]), smooth(look.points[26:21:-1])])       # outer to inner
-    t = np.linspace(0, 1, lines.shape[1])
+    t = np.arange(lines.shape[1]) / (lines.shape[1] - 1)
     width = .125 * (1 + .55 * genes.brow_thickness) * (.25 + (.75 + .25 * genes.brow_taper) * t ** .6) * np.minimum(8.55 - 8 * t, 1)
     colour = blend(look.hair * (.78, .68, .62), (40, 28, 24), .25 - .25 * genes.brow_shade)
     canvas.fill(ribbons(lines, width * unit, 1.0), colour, weight=200, region="brows")
@@ -159,8 +159,9 @@ def _wrinkles(canvas, look):
     lines += [[(s * .84, y), (s * .93, y + k), (s * 1.0, y + 2 * k)] for s in (-1, 1) for y, k in ((-.03, -.04), (.06, .04))]
     lines += [[(s * .33, .78), (s * .50, .92), (s * .56, 1.12)] for s in (-1, 1)]
     lines += [[(s * .3, .19), (s * .5, .26), (s * .7, .2)] for s in (-1, 1)]
-    canvas.fill([ribbon(look.camera.face(smooth(np.array(line))), .028 * look.camera.unit, .05) for line in lines],
-                blend(look.skin, look.skin * (.68, .54, .5), .3 + .7 * strength))
+    curves = spline_matrix(3, False) @ np.array(lines)
+    curves = look.camera.face(curves.reshape(-1, 2)).reshape(curves.shape)
+    canvas.fill(ribbons(curves, .028 * look.camera.unit, .05), blend(look.skin, look.skin * (.68, .54, .5), .3 + .7 * strength))
 
 
 def _glasses(canvas, look):
@@ -168,7 +169,7 @@ def _glasses(canvas, look):
     if kind == "none":
         return
     power, broad, high = {"round": (2, .37, .36), "oval": (2.4, .42, .27), "square": (5, .41, .30)}[kind]
-    t = np.linspace(0, 2 * np.pi, 28, endpoint=False)
+    t = np.arange(28) * (2 * np.pi / 28)
     round_ = np.column_stack([np.sign(np.cos(t)) * abs(np.cos(t)) ** (2 / power), np.sign(np.sin(t)) * abs(np.sin(t)) ** (2 / power)])
     colour = ((34, 30, 36), (120, 72, 40), (150, 30, 44), (40, 62, 110))[look.genes.marks % 4]
     ends = look.camera.outline(np.array([(1.07 * wide(look.genes), .02)]))

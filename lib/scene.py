@@ -11,22 +11,20 @@ def backdrop(shot, side):
     rng = np.random.default_rng(shot.grain)
     one, two = np.array(shot.background_colours, float)
     two = blend(one, two, .5)
-    coarse = np.empty((6, 6, 3))
+    coarse = np.zeros((6, 6, 4))
+    tint = coarse[..., :3]
     if shot.background == "plain":
-        coarse[:] = blend(one, two, np.linspace(0, 1, 6)[:, None, None] * np.ones((6, 6, 1)))
+        tint[:] = blend(one, two, np.arange(6)[:, None, None] / 5)
     elif shot.background == "glow":
         y, x = np.mgrid[0:6, 0:6] / 5 - .5
-        coarse[:] = blend(one * .7, blend(one, (255, 255, 255), .3), np.exp(-5 * (x * x + y * y))[..., None])
+        tint[:] = blend(one * .7, blend(one, (255, 255, 255), .3), np.exp(-5 * (x * x + y * y))[..., None])
     else:
-        coarse[:] = blend(one, two, rng.random((6, 6, 1))) * (.8 + .4 * rng.random((6, 6, 1)))
+        tint[:] = blend(one, two, rng.random((6, 6, 1))) * (.8 + .4 * rng.random((6, 6, 1)))
     if shot.background == "wall":
-        coarse[:] = one
-        coarse[:, int(rng.integers(1, 5)):] = two
+        tint[:] = one
+        tint[:, int(rng.integers(1, 5)):] = two
     mode = cv2.INTER_NEAREST if shot.background == "wall" else cv2.INTER_CUBIC
-    picture = np.zeros((side, side, 4), np.uint8)
-    cv2.mixChannels([cv2.resize(np.clip(coarse, 0, 255).astype(np.uint8), (side, side), interpolation=mode)], [picture],
-                    [0, 0, 1, 1, 2, 2])
-    return picture
+    return cv2.resize(np.clip(coarse, 0, 255).astype(np.uint8), (side, side), interpolation=mode)
 
 
 def draw_body(canvas, look):
@@ -49,10 +47,10 @@ def draw_body(canvas, look):
         middle = at((0, dip[0]))
     else:
         middle = smooth(at((-half - .12, 1.86), (-dip[1], dip[0] - .04), (0, dip[0]), (dip[1], dip[0] - .04), (half + .12, 1.86)))
-    canvas.fill(np.concatenate([smooth(edge), middle, smooth(right), at((2.6, 4), (-2.6, 4))]), colour, weight=90)
+    canvas.fill(np.concatenate([smooth(edge), middle, smooth(right), at((2.6, 4), (-2.6, 4))]), colour, weight=90, region="clothes")
     rim = np.concatenate([at((-half - .1, 1.86)), middle, at((half + .1, 1.86))])
-    canvas.fill(ribbon(rim, .07 * unit), blend(colour, (0, 0, 0), .22), weight=90)
+    canvas.fill(ribbon(rim, .07 * unit), blend(colour, (0, 0, 0), .22), weight=90, region="clothes")
     if shot.clothing == "collar":
         for s in (-1, 1):
             canvas.fill(at((s * (half + .1), 1.80), (0, 2.25), (s * .42, 2.42), (s * (half + .32), 2.05)),
-                        blend(colour, (255, 255, 255), .35), weight=90)
+                        blend(colour, (255, 255, 255), .35), weight=90, region="clothes")
