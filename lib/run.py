@@ -190,7 +190,8 @@ def main(words=None):
             print(f"refreshed {paths.shown(notebook)} (its record: {paths.shown(refresh(notebook))}/)")
             return 0
         folder, ran = run(notebook, values, given.force)
-        print("finished" if ran else "finished earlier, with the same parameters; --force runs it again")
+        code = record.read(folder / record.FILE)["commit"]["id"] or "unknown commit"
+        print("finished" if ran else f"finished earlier with these parameters, at {code[:8]}; --force runs it again")
         _report(notebook, folder)
         return 0
     except WorkbookError as error:

@@ -1,4 +1,5 @@
 """The strict runner: refuses before anything runs, one folder for the same parameters, nothing lost on the way."""
+import errno
 import json
 import re
 import signal
@@ -11,7 +12,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from lib import parameters, paths, record, run
-from lib.errors import DeviceError, NotebookError, ParameterError, RangeError
+from lib.errors import DeviceError, NoSpaceError, NotebookError, ParameterError, RangeError
 
 CELL = """PERSON: str = "people:1234"  # who
 STEPS: int = 3  # how many
@@ -213,6 +214,14 @@ def test_only_a_true_record_counts_as_finished(tmp_path, capsys, cell, says):
     assert says in capsys.readouterr().err
     (folder,) = (paths.RUNS / "odd").iterdir()
     assert (folder / "odd.partial.ipynb").exists() and not (folder / "odd.ipynb").exists()
+
+
+def test_a_full_disk_has_its_own_name(small, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(run, "_papermill", full)
+    with pytest.raises(NoSpaceError, match="small before its first cell"):
+        run.run(small, parameters.resolve(small))
 
 
 def test_ctrl_c_reaches_the_kernel_keeps_the_partial_and_says_how_to_resume(tmp_path, monkeypatch):
