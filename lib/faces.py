@@ -144,9 +144,9 @@ def load_person(folder, size=128, pack=None, choose="only", root=align.INSIGHTFA
     references, inputs = list_pictures(folder, "references"), list_pictures(folder, "inputs")
     _enough(len(references), folder / "references")
     targets = _pair(inputs, list_pictures(folder, "targets") if (folder / "targets").exists() else [])
-    _check_all(references, inputs, targets)
     if pack is not None:
         align.pack_folder(pack, root)
+    _check_all(references, inputs, targets)
     crops, matrices = zip(*[_crop(file, size, pack, root, choose) for file in inputs])
     clean = [_target(targets[file.stem], matrix, size) for file, matrix in zip(inputs, matrices)] if targets else None
     faces = [_crop(file, size, pack, root, choose)[0] for file in references]

@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import torch
 import torch.nn.functional as F
 
@@ -17,6 +18,7 @@ from lib.pictures import to_uint8
 @lru_cache(maxsize=4)
 def _from_file(file):
     from insightface.model_zoo.arcface_onnx import ArcFaceONNX
+    onnxruntime.set_default_logger_severity(3)  # errors only, as insightface sets it for packs
     try:
         model = ArcFaceONNX(model_file=str(file))
         model.prepare(ctx_id=0)

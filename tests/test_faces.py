@@ -401,9 +401,19 @@ def test_none_and_several_faces_are_named(pack):
     two = photograph((96, 160), (400, 320))
     with pytest.raises(errors.SeveralFacesError, match="2 faces.*ada.png.*largest"):
         align.align(two, pack, where="ada.png")
-    assert align.align(two, pack, choose="largest")[0].shape == (128, 128, 3)
     with pytest.raises(errors.FaceError, match="smallest"):
         align.align(two, pack, choose="smallest")
+
+
+def test_the_largest_face_is_taken_only_when_asked_for(pack):
+    for small, large in (((96, 160), (384, 320)), ((480, 480), (192, 192))):
+        picture = photograph(small)
+        picture[large[1]:large[1] + 32, large[0]:large[0] + 32] = (0, 255, 0)
+        assert [face.box[2] - face.box[0] for face in align.find_faces(picture, pack)] == [360, 180]
+        matrix = align.align(picture, pack, choose="largest")[1]
+        assert np.allclose((np.array(large) + 2 * POINTS).mean(0) @ matrix[:, :2].T + matrix[:, 2], align.template(128).mean(0), atol=0.1)
+        with pytest.raises(errors.SeveralFacesError):
+            align.align(picture, pack)
 
 
 def test_a_folder_of_whole_photographs_is_aligned_with_its_targets(folder, pack):

@@ -1,8 +1,9 @@
 """Embeddings: what a linear recogniser must give in closed form, the published crop, and named errors."""
+import cv2
 import numpy as np
 import pytest
 import torch
-from insightface.utils.face_align import arcface_dst
+from insightface.utils import face_align
 from tiny_pack import write_detector, write_recogniser
 
 from lib import align, errors, faces, identity
@@ -55,7 +56,7 @@ def test_a_recogniser_of_another_input_size(tmp_path):
 def test_template_crops_reach_the_published_template(tmp_path, size):
     """Five outputs, each the brightness about one of insightface's five points: a spot on our template lights its own."""
     y, x = np.indices((112, 112))
-    probes = [np.exp(-((x - px) ** 2 + (y - py) ** 2) / 8) for px, py in arcface_dst]
+    probes = [np.exp(-((x - px) ** 2 + (y - py) ** 2) / 8) for px, py in face_align.arcface_dst]
     probe = write_recogniser(tmp_path / "probe.onnx", np.stack([np.stack([p] * 3).ravel() for p in probes], 1))
     y, x = np.indices((size, size))
     spots = [200 * np.exp(-((x - px) ** 2 + (y - py) ** 2) / (size / 30) ** 2) for px, py in align.template(size)]
@@ -65,14 +66,15 @@ def test_template_crops_reach_the_published_template(tmp_path, size):
     assert gain.argmax(dim=1).tolist() == [0, 1, 2, 3, 4] and gain.diagonal().min() > 0.3
 
 
-def test_the_fixed_crop_is_insightfaces_own(file):
-    """The similarity from our template to insightface's agrees with `norm_crop` given exact landmarks."""
-    from insightface.utils import face_align
+def test_the_fixed_crop_is_insightfaces_own(file, matrix):
+    """Embedding a crop is embedding what insightface's `norm_crop` makes of it, given exact landmarks."""
+    smooth = cv2.GaussianBlur(faces.to_uint8(crops(1, 128))[0], (0, 0), 3)
+    smooth = cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX)
     with pytest.warns(FutureWarning):  # scikit-image's, which lib.identity must not let through
-        theirs = face_align.estimate_norm(align.template(128).astype(np.float32), 112)
-    points = np.column_stack([align.template(128), np.ones(5)])
-    ours = align.similarity(align.template(128), arcface_dst)
-    assert np.abs(points @ ours.T - points @ theirs.T).max() < 1e-3
+        theirs = face_align.norm_crop(smooth, align.template(128).astype(np.float32))
+    half = cv2.warpAffine(theirs, np.array([[1, 0, 0.5], [0, 1, 0.5]]), (112, 112))
+    cosines = [(identity.embed(faces.to_tensor(smooth), file) @ by_hand(faces.to_tensor(one), matrix).T).item() for one in (theirs, half)]
+    assert cosines[0] > 0.998 > 0.99 > cosines[1], cosines  # and half a pixel off would show
 
 
 def test_a_pack_folder_gives_its_recogniser(tmp_path, matrix):
