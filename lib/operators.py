@@ -77,7 +77,7 @@ def demand(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class Blur:
-    """x * k_sigma. Settings as in `lib.kernels.kernel`, sigma in pixels."""
+    """x * k_sigma. Settings as in `kernel`, sigma in pixels."""
     kind: str
     size: int
     sigma_x: float = 0.0
