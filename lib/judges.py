@@ -19,7 +19,7 @@ def conv(cin, cout, stride=1):
 class Recogniser(nn.Module):
     """A residual network from (N, 3, 112, 112) in [-1, 1] to 128-d embeddings (not normalised)."""
 
-    def __init__(self, widths=(24, 48, 72, 112), dimension=128):
+    def __init__(self, widths=(24, 40, 64, 96), dimension=128):
         super().__init__()
         self.stem = conv(3, widths[0], 2)  # 56
         self.down = nn.ModuleList(conv(a, b, 2) for a, b in zip(widths, (*widths[1:], widths[-1])))  # 28, 14, 7, 4

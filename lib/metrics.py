@@ -32,10 +32,17 @@ def embeddings(pictures, pack=None):
     return identity.embed(pictures, pack or RECOGNISER, crop="template" if pack else "whole")
 
 
-def measure(restored, truth, pack=None):
-    """PSNR, perceptual distance and identity (cosine to the truth's embedding) of pictures (N, 3, H, W): name -> (N,)."""
+def measure(restored, truth=None, references=None, pack=None):
+    """metric -> (N,) of restored pictures (N, 3, H, W) in [-1, 1].
+
+    With the truth (N, 3, H, W): PSNR, perceptual distance, and identity as cosine to the truth's embedding; without it,
+    identity alone, as cosine to the mean embedding of the references (R, 3, H, W).
+    """
+    found = embeddings(restored, pack)
+    if truth is None:
+        return {"identity": identity.to_references(found, embeddings(references, pack))}
     return {"psnr": psnr(restored, truth), "perceptual": perceptual(restored, truth),
-            "identity": torch.as_tensor(identity.cosine(embeddings(restored, pack), embeddings(truth, pack)))}
+            "identity": identity.cosine(found, embeddings(truth, pack))}
 
 
 @functools.cache

@@ -123,9 +123,9 @@ def fit_autoencoder(B, pool, *, batch=16, kl=1e-4, **options):
     """AutoencoderKL on L1, edges and a light KL; then its scaling factor, so that latents have unit variance."""
     def loss_of(g):
         _, x = pool.batch(batch, g)
-        posterior = B.vae.encode(x).latent_dist
+        posterior = B.posterior(x)
         eps = torch.randn(posterior.mean.shape, generator=g, device=g.device)
-        y = B.vae.decode(posterior.mean + posterior.std * eps).sample
+        y = B.picture(posterior.mean + posterior.std * eps)
         edges = sum((torch.diff(y, dim=d) - torch.diff(x, dim=d)).abs().mean() for d in (2, 3))
         return (y - x).abs().mean() + 4 * (y - x).square().mean() + edges + kl * posterior.kl().mean() / eps[0].numel()
     losses = fit("autoencoder", [B.vae], loss_of, **options)
@@ -144,7 +144,7 @@ def fit_cleaner(B, pool, *, batch=16, **options):
 
 @torch.no_grad()
 def latents(B, pictures, scaled=True, batch=256, through=None):
-    """Latents (N, 4, h, w) of uint8 pictures (N, 3, H, W), in batches; `through` is applied to each batch first."""
+    """Latents (N, C, h, w) of uint8 pictures (N, 3, H, W), in batches; `through` is applied to each batch first."""
     out = []
     for x in pictures.split(batch):
         x = x.to(B.device).float() / 127.5 - 1

@@ -7,7 +7,7 @@ from scipy import stats
 
 from lib import metrics, people
 from lib.degrade import degrade
-from lib.faces import to_tensor
+from lib.faces import open_person, to_tensor
 from lib.pivot import model_pivot, pivot_prompt, prepare, textual_pivot
 from lib.restore import restore
 from lib.tune import Tuning
@@ -35,20 +35,26 @@ class Plan:
 
 @dataclass
 class Case:
-    """One person's pictures: references to learn from, truths never tuned on, and what degradation left of them."""
+    """One person's pictures: references to learn from, and degraded pictures whose truth (if known) is never tuned on."""
 
     name: str
+    prompt: str
     references: torch.Tensor  # (R, 3, H, W)
-    truth: torch.Tensor  # (S, 3, H, W)
     degraded: torch.Tensor  # (S, 3, H, W)
+    truth: torch.Tensor | None  # (S, 3, H, W)
+    stems: list
 
 
-def case(person, plan, size=128):
-    """References are shots 0, 1, ...; test shots start at 100, each degraded with its own seed."""
-    draw = lambda first, count: to_tensor(people.render([(person, person.shot(first + k)) for k in range(count)], size).pictures)  # noqa: E731
-    truth = draw(100, plan.shots)
-    degraded, _ = degrade(truth, plan.recipe, [person.seed * 100 + k for k in range(plan.shots)])
-    return Case(person.name, draw(0, plan.references), truth, degraded)
+def case(name, plan, size=128, pack=None):
+    """The case of "people:SEED", whose test shots are degraded here, each with its own seed, or of a person folder.
+
+    pack: the insightface pack that aligns whole photographs. Raises the errors of `faces.open_person`.
+    """
+    who = open_person(name, size, pack=pack, references=plan.references, inputs=plan.shots)
+    degraded = who.inputs
+    if degraded is None:
+        degraded, _ = degrade(who.targets, plan.recipe, [people.parse(name).seed * 100 + k for k in range(plan.shots)])
+    return Case(who.name, pivot_prompt(who.class_noun), who.references, degraded, who.targets, who.stems)
 
 
 def prior_pictures(count, size=128):
@@ -57,12 +63,12 @@ def prior_pictures(count, size=128):
     return to_tensor(people.render([(p, p.shot(0)) for p in crowd], size).pictures)
 
 
-def tune_arms(B, references, plan, arms=tuple(ARMS), prior=None):
+def tune_arms(B, case, plan, arms=tuple(ARMS), prior=None):
     """arm -> (system, prompt for G) of the wanted arms; what two arms share is tuned once.
 
-    B: the blind system; references: (R, 3, H, W) of the person; prior: `prepare`d generic people, or None.
+    B: the blind system; case: the person; prior: `prepare`d generic people, or None.
     """
-    shots, p = prepare(B, references, plan.recipe, seed=plan.textual.seed), pivot_prompt()
+    shots, p = prepare(B, case.references, plan.recipe, seed=plan.textual.seed), case.prompt
     tuned = {"blind": (B, "")}
     for arm, second, context in (("swap", "swap + model pivot", False), ("in-context", "dual pivot", True)):
         if arm in arms or second in arms:
@@ -82,12 +88,15 @@ def restore_arms(tuned, degraded, plan, batch=8):
     return {arm: restore(B, every, prompt, **options).unflatten(0, (K, S)) for arm, (B, prompt) in tuned.items()}
 
 
-def score(case, restored):
-    """Tidy rows (person, arm, shot, seed, metric, value) of `restore_arms`' pictures, with the degraded input as an arm."""
+def score(case, restored, pack=None):
+    """Tidy rows (person, arm, shot, seed, metric, value) of `restore_arms`' pictures, with the degraded input as an arm.
+
+    pack: the recogniser for real faces; the small one for procedural people without it.
+    """
     rows = []
     for arm, pictures in {"input": case.degraded[None], **restored}.items():
         for seed, batch in enumerate(pictures):
-            for metric, values in metrics.measure(batch, case.truth).items():
+            for metric, values in metrics.measure(batch, case.truth, case.references, pack).items():
                 rows += [dict(person=case.name, arm=arm, shot=s, seed=seed, metric=metric, value=float(v)) for s, v in enumerate(values)]
     return rows
 

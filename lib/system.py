@@ -7,10 +7,12 @@ import copy
 import functools
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel, UNet2DModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -46,8 +48,8 @@ class Cleaner(UNet2DModel):
 
     def clean(self, pictures):
         """The cleaned pictures; `pictures` (N, 3, H, W) in [-1, 1], H and W multiples of 16; the same shape."""
-        folded = torch.nn.functional.pixel_unshuffle(pictures, 4)  # (N, 48, H/4, W/4)
-        residual = torch.nn.functional.pixel_shuffle(self(folded, 0).sample, 4)  # (N, 3, H, W)
+        folded = F.pixel_unshuffle(pictures, 4)  # (N, 48, H/4, W/4)
+        residual = F.pixel_shuffle(self(folded, 0).sample, 4)  # (N, 3, H, W)
         return (pictures + residual).clamp(-1, 1)
 
 
@@ -74,9 +76,14 @@ class System:
         return self.vae.device
 
     @property
+    def fold(self):
+        """Pixels folded into channels before the autoencoder: 4 at the tiny scale, where a CPU trains it, 1 at full."""
+        return math.isqrt(self.vae.config.in_channels // 3)
+
+    @property
     def size(self):
         """Side of a picture in pixels."""
-        return self.vae.config.sample_size
+        return self.vae.config.sample_size * self.fold
 
     def modules(self):
         return {name: getattr(self, FIELD.get(name, name)) for name in PARTS}
@@ -97,18 +104,26 @@ class System:
         """The same system with other parts, as in eq. 5: `B.with_(G=G_p)` is {G_p, E}."""
         return replace(self, **parts)
 
+    def posterior(self, pictures):
+        """The autoencoder's distribution over unscaled latents of pictures (N, 3, H, W) in [-1, 1]."""
+        return self.vae.encode(F.pixel_unshuffle(pictures.to(self.device), self.fold)).latent_dist
+
+    def picture(self, unscaled):
+        """Pictures (N, 3, H, W), not clamped, of unscaled latents (N, C, H/8, W/8)."""
+        return F.pixel_shuffle(self.vae.decode(unscaled).sample, self.fold)
+
     @torch.no_grad()
     def encode(self, pictures):
         """Latents of pictures: the mode of the posterior, scaled to unit variance (as DiffBIR takes its hint).
 
         pictures: (N, 3, H, W) RGB in [-1, 1]; returns (N, C, H/8, W/8).
         """
-        return self.vae.encode(pictures.to(self.device)).latent_dist.mode() * self.vae.config.scaling_factor
+        return self.posterior(pictures).mode() * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents):
         """Pictures (N, 3, H, W) in [-1, 1] of latents (N, C, H/8, W/8)."""
-        return self.vae.decode(latents / self.vae.config.scaling_factor).sample.clamp(-1, 1)
+        return self.picture(latents / self.vae.config.scaling_factor).clamp(-1, 1)
 
     @torch.no_grad()
     def clean(self, degraded):
@@ -184,7 +199,7 @@ def _load_part(cls, folder):
 
 
 def build_tiny(seed=0):
-    """An untrained system of the tiny scale: 128 px pictures, 4-channel 16x16 latents, about 16 M weights."""
+    """An untrained system of the tiny scale: 128 px pictures, 8-channel 16x16 latents."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(WORDS)
     text_encoder = CLIPTextModel(CLIPTextConfig(
@@ -192,13 +207,13 @@ def build_tiny(seed=0):
         max_position_embeddings=TOKENS, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id))
     G = UNet2DConditionModel(
-        sample_size=16, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(96, 128, 160),
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=128, attention_head_dim=(3, 4, 5), use_linear_projection=True, norm_num_groups=16)
+        sample_size=16, in_channels=8, out_channels=8, layers_per_block=1, block_out_channels=(96, 128, 144),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=128, attention_head_dim=(3, 4, 4), use_linear_projection=True, norm_num_groups=16)
     vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1,
-        block_out_channels=(40, 64, 96, 128), latent_channels=4, norm_num_groups=8, sample_size=128)
+        in_channels=48, out_channels=48, down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1, block_out_channels=(80, 144), latent_channels=8, norm_num_groups=8, sample_size=32)
     cleaner = Cleaner(
         sample_size=32, in_channels=48, out_channels=48, layers_per_block=1, block_out_channels=(48, 64, 80),
         down_block_types=("DownBlock2D",) * 3, up_block_types=("UpBlock2D",) * 3, norm_num_groups=8,
