@@ -1,7 +1,7 @@
-"""Degradation: eq. 9 of the paper, x_d = [(x * k_sigma) down_r + n_delta]_JPEG_q, once or twice, drawn, saved and replayed.
+"""Degradation: eq. 9, x_d = [(x * k_sigma) down_r + n_delta]_JPEG_q, once or twice, drawn, saved and replayed.
 
-Every sigma is in PIXELS OF THE PICTURE AS GIVEN (see `lib.recipes`). A draw repeats its recipe's `made_for`, and `scale_sigma=True` asks
-for sigma * size / made_for. Same seed, same settings everywhere; same pixels wherever numpy and libjpeg are of the same version.
+Every sigma is in PIXELS OF THE PICTURE AS GIVEN (see `lib.recipes`). A draw repeats its recipe's `made_for`, and
+`scale_sigma=True` asks for sigma * size / made_for. Pixels are equal wherever numpy, OpenCV and libjpeg are.
 """
 import dataclasses
 import json
@@ -19,15 +19,16 @@ VERSION = 1
 SMALLEST = 16  # pixels: below this no recipe leaves anything of a face
 
 
-# ---- a draw: settings that replay to the same pixels -----------------------------------------------------------------------------
+# ---- a draw: settings that replay to the same pixels ----
 
 @dataclass(frozen=True)
 class Draw:
-    """Everything that `apply` needs: one tuple of operators for every stage. `made_for` against `size` tells how far sigma is from its home."""
+    """Everything that `apply` needs; `made_for` against `size` tells how far sigma is from its home."""
+
     recipe: str
     made_for: int
     size: tuple          # (height, width) in pixels
-    stages: tuple        # of tuples of Blur, Resize, Noise, Jpeg
+    stages: tuple        # each a tuple of Blur, Resize, Noise, Jpeg: eq. 9 once
     restore: str = "bilinear"
     sigma_scale: float = 1.0
     version: int = VERSION
@@ -44,15 +45,20 @@ class Draw:
 
     @classmethod
     def from_dict(cls, saved: dict) -> "Draw":
-        """The draw that `to_dict` wrote. Raises DrawError on another version, missing or unknown keys, settings out of range."""
-        if not isinstance(saved, dict) or saved.get("version") != VERSION:
-            found = saved.get("version", "absent") if isinstance(saved, dict) else type(saved).__name__
-            raise DrawError(f"A saved draw has version {found}, this code reads {VERSION}. Remedy: draw again from the seed, or use the code that saved it.")
+        """The draw that `to_dict` wrote.
+
+        Raises DrawError: another version, missing or unknown keys, settings out of range.
+        """
+        found = saved.get("version", "absent") if isinstance(saved, dict) else type(saved).__name__
+        if found != VERSION:
+            raise DrawError(f"A saved draw has version {found}, this code reads {VERSION}. "
+                            "Remedy: draw again from the seed, or use the code that saved it.")
         try:
-            stages = tuple(tuple(OPERATORS[step["op"]](**{k: v for k, v in step.items() if k != "op"}) for step in stage) for stage in saved["stages"])
+            stages = tuple(tuple(map(_operator, stage)) for stage in saved["stages"])
             return cls(**{**saved, "size": tuple(saved["size"]), "stages": stages})
         except (TypeError, KeyError, AttributeError) as error:
-            raise DrawError(f"A saved draw is incomplete or has a foreign field: {error}. Remedy: save it again with Draw.to_json.") from error
+            raise DrawError(f"A saved draw is incomplete or has a foreign field: {error}. "
+                            "Remedy: save it again with Draw.to_json.") from error
 
     def to_json(self) -> str:
         """The draw as JSON text; floats come back exactly."""
@@ -67,17 +73,25 @@ class Draw:
             raise DrawError(f"A saved draw is not JSON: {error}. Remedy: save it again with Draw.to_json.") from error
 
 
+def _operator(step):
+    return OPERATORS[step["op"]](**{name: value for name, value in step.items() if name != "op"})
+
+
 def by_hand(size: "int | tuple", *stages: tuple, restore: str = "bilinear") -> Draw:
-    """A draw with settings of your own: `by_hand(128, (Blur("iso", 13, 2.0), Resize(3)))`. size: side, or (height, width)."""
+    """A draw with settings of your own, one tuple a stage: `by_hand(128, (Blur("iso", 13, 2.0), Resize(3)))`.
+
+    size: side or (height, width), pixels, at least 16. Raises PictureSizeError.
+    """
     height, width = _checked_size(size)
     return Draw("by hand", min(height, width), (height, width), tuple(tuple(stage) for stage in stages), restore)
 
 
-def draw(recipe: "str | Recipe", generator: np.random.Generator, size: "int | tuple", scale_sigma: bool = False) -> Draw:
+def draw(recipe: "str | Recipe", generator: np.random.Generator, size: "int | tuple",
+         scale_sigma: bool = False) -> Draw:
     """Settings of eq. 9 for one picture, from one generator.
 
-    size: side or (height, width), pixels, at least 16. scale_sigma: blur widths (and kernel sides, when larger) times shorter side / made_for;
-    sinc cut-offs stay. Raises RecipeError, PictureError.
+    size: side or (height, width), pixels, at least 16. scale_sigma: blur widths (and kernel sides, when larger) times
+    shorter side / made_for; sinc cut-offs stay. Raises RecipeError, PictureSizeError.
     """
     recipe, (height, width) = recipe_named(recipe), _checked_size(size)
     factor = min(height, width) / recipe.made_for if scale_sigma else 1.0
@@ -99,7 +113,8 @@ def _draw_stage(stage, generator, factor, shrunk, final_sinc):
         return steps + [jpeg], shrunk * down
     ending = [Resize(stage.of_original / (shrunk * down), _pick(generator, stage.interpolations))]
     if generator.random() < final_sinc:
-        ending.append(Blur("sinc", _odd(generator, stage.kernel), omega=float(generator.uniform(math.pi / 3, math.pi))))
+        omega = float(generator.uniform(math.pi / 3, math.pi))
+        ending.append(Blur("sinc", _odd(generator, stage.kernel), omega=omega))
     return steps + (ending + [jpeg] if generator.random() < 0.5 else [jpeg] + ending), stage.of_original
 
 
@@ -142,7 +157,8 @@ def _draw_noise(stage, generator):
 def _pick(generator, names, odds=None):
     if odds is None:
         return names[int(generator.integers(len(names)))]
-    return names[min(int(np.searchsorted(np.cumsum(odds), generator.random() * sum(odds), side="right")), len(names) - 1)]
+    place = np.searchsorted(np.cumsum(odds), generator.random() * sum(odds), side="right")
+    return names[min(int(place), len(names) - 1)]
 
 
 def _odd(generator, sides):
@@ -153,7 +169,7 @@ def _grown(size, factor):
     return size if factor <= 1 else 2 * math.ceil(size // 2 * factor) + 1
 
 
-# ---- using a draw ----------------------------------------------------------------------------------------------------------------
+# ---- using a draw ----
 
 def once(picture: np.ndarray, steps: tuple) -> np.ndarray:
     """Eq. 9 applied once: uint8 (H, W, 3) RGB in, uint8 of the reduced size out."""
@@ -180,7 +196,7 @@ def apply(picture: np.ndarray, draw: Draw) -> np.ndarray:
 def degrade(pictures, recipe: "str | Recipe", seeds, scale_sigma: bool = False):
     """Degrade a batch, each picture from its own seed, so that a seed means the same picture whatever the batch (eq. 9).
 
-    pictures: float tensor (N, 3, H, W), RGB in [-1, 1]. seeds: N whole numbers, not negative. scale_sigma: see `draw`.
+    pictures: float tensor (N, 3, H, W), RGB in [-1, 1]. seeds: N whole numbers, not negative. scale_sigma: as in `draw`.
     Returns (tensor like pictures, list of N draws). Raises RecipeError, PictureError, SeedError.
     """
     import torch
@@ -197,13 +213,14 @@ def degrade(pictures, recipe: "str | Recipe", seeds, scale_sigma: bool = False):
     return results.div_(127.5).sub_(1).to(pictures), draws
 
 
-# ---- checks ----------------------------------------------------------------------------------------------------------------------
+# ---- checks ----
 
 
 def _checked_size(size):
     height, width = (size, size) if np.isscalar(size) else size
     if min(height, width) < SMALLEST:
-        raise PictureSizeError(f"A picture of {width} x {height} px is too small to degrade. Remedy: at least {SMALLEST} px a side.")
+        raise PictureSizeError(f"A picture of {width} x {height} px is too small to degrade. "
+                               f"Remedy: at least {SMALLEST} px a side.")
     return int(height), int(width)
 
 
@@ -213,19 +230,23 @@ def _check_picture(picture, size):
         raise PictureError(f"Not a picture: {found}. Remedy: a numpy uint8 array (height, width, 3), RGB.")
     _checked_size(picture.shape[:2])
     if picture.shape[:2] != tuple(size):
-        raise PictureSizeError(f"The draw was made for {size[1]} x {size[0]} px, the picture has {picture.shape[1]} x {picture.shape[0]}. Remedy: draw again for this size.")
+        raise PictureSizeError(f"The draw was made for {size[1]} x {size[0]} px, the picture has "
+                               f"{picture.shape[1]} x {picture.shape[0]}. Remedy: draw again for this size.")
 
 
 def _check_tensor(pictures, torch):
     found = f"{type(pictures).__name__} {getattr(pictures, 'dtype', '')} {tuple(getattr(pictures, 'shape', ()))}"
-    if not isinstance(pictures, torch.Tensor) or not pictures.is_floating_point() or pictures.ndim != 4 or pictures.shape[1] != 3:
-        raise PictureError(f"Not a batch of pictures: {found}. Remedy: a float tensor (N, 3, H, W) in [-1, 1], as lib.faces.to_tensor makes.")
+    floating = isinstance(pictures, torch.Tensor) and pictures.is_floating_point()
+    if not floating or pictures.ndim != 4 or pictures.shape[1] != 3:
+        raise PictureError(f"Not a batch of pictures: {found}. "
+                           "Remedy: a float tensor (N, 3, H, W) in [-1, 1], as lib.faces.to_tensor makes.")
     _checked_size(tuple(pictures.shape[2:]))
     low, high = (float(edge) for edge in torch.aminmax(pictures)) if pictures.numel() else (0.0, 0.0)
     if not math.isfinite(low + high):
         raise PictureError(f"Pictures {found} hold NaN or infinite values. Remedy: look where they were made.")
     if max(-low, high) > 1.001:
-        raise PictureError(f"Pictures {found} span {low:.3g} to {high:.3g}, beyond [-1, 1]. Remedy: lib.faces.to_tensor, or clamp(-1, 1).")
+        raise PictureError(f"Pictures {found} span {low:.3g} to {high:.3g}, beyond [-1, 1]. "
+                           "Remedy: lib.faces.to_tensor, or clamp(-1, 1).")
 
 
 def _checked_seeds(seeds):

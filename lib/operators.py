@@ -1,6 +1,7 @@
-"""The operators of eq. 9: blur by k_sigma, resize by r, noise n_delta, JPEG at quality q; each maps a float32 (H, W, 3) picture in 0..255 to another.
+"""The operators of eq. 9: blur by k_sigma, resize by r, noise n_delta, JPEG at quality q.
 
-Kernels: generalised and plateau Gaussians (Wang et al. 2021, Real-ESRGAN, sec. 3.2) and the circular sinc (sec. 3.3).
+Each maps a float32 (H, W, 3) picture in 0..255 to another. Kernels: generalised and plateau Gaussians
+(Wang et al. 2021, Real-ESRGAN, sec. 3.2) and the circular sinc (sec. 3.3).
 """
 import dataclasses
 import math
@@ -11,17 +12,20 @@ import numpy as np
 
 from lib.errors import DrawError
 
-INTERPOLATIONS = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA}
+INTERPOLATIONS = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR,
+                  "bicubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA}
 KINDS = ("iso", "aniso", "generalised_iso", "generalised_aniso", "plateau_iso", "plateau_aniso", "sinc")
 NARROWEST = 1e-3  # a blur of no width is the identity, not a division by zero
 
 
-def kernel(kind: str, size: int, sigma_x: float = 0.0, sigma_y: float = 0.0, angle: float = 0.0, beta: float = 1.0, omega: float = math.pi) -> np.ndarray:
+def kernel(kind: str, size: int, sigma_x: float = 0.0, sigma_y: float = 0.0, angle: float = 0.0,
+           beta: float = 1.0, omega: float = math.pi) -> np.ndarray:
     """A blur kernel by its kind (Wang et al. 2021, Real-ESRGAN, eq. 3 and its appendix).
 
-    size: odd side in pixels. sigma_x, sigma_y: standard deviations along the kernel's own axes, pixels; the iso kinds ignore sigma_y.
-    angle: radians, from the x axis (right) towards the y axis (down). beta: shape of generalised and plateau kinds, 1 is Gaussian for the former.
-    omega: cut-off of the sinc, radians per pixel, pi cuts nothing. Returns float32 (size, size), sum 1. Raises KeyError on another kind.
+    kind: one of KINDS. size: odd side in pixels. sigma_x, sigma_y: standard deviations along the kernel's own axes,
+    pixels; the iso kinds ignore sigma_y. angle: radians, from the x axis (right) towards the y axis (down).
+    beta: shape of the generalised (1 is Gaussian) and plateau kinds. omega: cut-off of the sinc, radians per pixel.
+    Returns float32 (size, size), sum 1. Raises KeyError on another kind.
     """
     if kind == "sinc":
         return _normalised(_sinc(size, omega))
@@ -59,7 +63,10 @@ def _sinc(size, omega):
 
 
 def bessel_j1(x: np.ndarray) -> np.ndarray:
-    """Bessel function J1 by its integral, (1/pi) int_0^pi cos(t - x sin t) dt; the midpoint rule converges faster than any power here."""
+    """Bessel function J1 by its integral, (1/pi) int_0^pi cos(t - x sin t) dt, for any x >= 0.
+
+    The integrand is periodic and smooth, so the midpoint rule converges faster than any power of its steps.
+    """
     count = 32 + int(np.abs(x).max())
     t = (np.arange(count) + 0.5) * math.pi / count
     return np.cos(t - np.asarray(x)[..., None] * np.sin(t)).mean(-1)
@@ -102,7 +109,8 @@ class Resize:
     interpolation: str = "bilinear"
 
     def __post_init__(self):
-        demand(self.interpolation in INTERPOLATIONS, f"interpolation {self.interpolation!r} is none of {', '.join(INTERPOLATIONS)}")
+        known = ", ".join(INTERPOLATIONS)
+        demand(self.interpolation in INTERPOLATIONS, f"interpolation {self.interpolation!r} is none of {known}")
         demand(0.05 <= self.down <= 512, f"down {self.down} is not in 0.05..512")
 
     def __call__(self, picture):
@@ -112,7 +120,11 @@ class Resize:
 
 @dataclass(frozen=True)
 class Noise:
-    """+ n_delta. Gaussian: `delta` is the standard deviation in 0..255 units; poisson: `delta` scales shot noise. Clipped to 0..255."""
+    """+ n_delta, clipped to 0..255. `delta`: standard deviation in grey levels; for poisson, a factor on shot noise.
+
+    `grey`: the same noise in R, G and B.
+    """
+
     delta: float
     seed: int
     kind: str = "gaussian"
@@ -154,7 +166,8 @@ class Jpeg:
     quality: int
 
     def __post_init__(self):
-        demand(1 <= self.quality <= 100 and self.quality == int(self.quality), f"JPEG quality {self.quality} is not a whole number in 1..100")
+        whole = 1 <= self.quality <= 100 and self.quality == int(self.quality)
+        demand(whole, f"JPEG quality {self.quality} is not a whole number in 1..100")
 
     def __call__(self, picture):
         blue_first = cv2.cvtColor(to_bytes(picture), cv2.COLOR_RGB2BGR)

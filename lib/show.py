@@ -17,21 +17,24 @@ def as_bytes(picture) -> np.ndarray:
 def grid(rows: list, row_names: list, column_names: list, title: str | None = None, cell: int = CELL):
     """Pictures in named rows and columns, dot for dot when they are `cell` pixels wide.
 
-    rows: lists of pictures, uint8 (H, W, 3) or float tensors (3, H, W) in [-1, 1]; None leaves a place empty. row_names: as many as rows,
-    column_names: as many as the longest row; "" for none. cell: width in pixels, the first picture gives the height; smaller pictures are enlarged
-    unsmoothed, larger ones averaged. Shown at 6 bits a channel, which the eye does not miss and which keeps stored notebooks small.
+    rows: lists of pictures, uint8 (H, W, 3) or float tensors (3, H, W) in [-1, 1]; None leaves a place empty.
+    row_names: as many as rows, column_names: as many as the longest row; "" for none. cell: width in pixels, the first
+    picture gives the height; smaller pictures are enlarged unsmoothed, larger ones averaged. Shown at 6 bits a channel,
+    which the eye does not miss and which keeps stored notebooks small.
     Returns a matplotlib figure: leave it last in a cell. Raises ValueError when a name is missing or one too many.
     """
     count, first = max(len(row) for row in rows), next(as_bytes(one) for row in rows for one in row if one is not None)
     if len(row_names) != len(rows) or len(column_names) != count:
-        raise ValueError(f"{len(rows)} rows of {count} pictures came with {len(row_names)} row and {len(column_names)} column names.")
-    left, top = _margin(row_names), LINE * (max(name.count("\n") for name in column_names) + 1 + 1.5 * bool(title))
-    tall = round(cell * first.shape[0] / first.shape[1])
-    width, height = left + count * (cell + GAP), int(top) + len(rows) * (tall + GAP)
+        raise ValueError(f"{len(rows)} rows of {count} pictures came with "
+                         f"{len(row_names)} row and {len(column_names)} column names.")
+    tall, left = round(cell * first.shape[0] / first.shape[1]), _margin(row_names)
+    top = LINE * (max(name.count("\n") for name in column_names) + 1 + 2 * bool(title))
+    width, height = left + count * (cell + GAP), top + len(rows) * (tall + GAP)
     figure = plt.figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     for i, row in enumerate(rows):
         for j in range(count):
-            axis = figure.add_axes([(left + j * (cell + GAP)) / width, 1 - (int(top) + i * (tall + GAP) + tall) / height, cell / width, tall / height])
+            x, y = left + j * (cell + GAP), height - top - i * (tall + GAP) - tall  # pixels, from below
+            axis = figure.add_axes([x / width, y / height, cell / width, tall / height])
             _place(axis, row[j] if j < len(row) else None, cell)
             axis.set_title(column_names[j] if i == 0 else "", fontsize=8, pad=3)
             axis.set_ylabel(row_names[i] if j == 0 else "", fontsize=8, rotation=0, ha="right", va="center")
@@ -51,5 +54,6 @@ def _place(axis, picture, cell):
     if picture is not None:
         picture = as_bytes(picture)
         if picture.shape[1] > cell:
-            picture = cv2.resize(picture, (cell, round(cell * picture.shape[0] / picture.shape[1])), interpolation=cv2.INTER_AREA)
+            tall = round(cell * picture.shape[0] / picture.shape[1])
+            picture = cv2.resize(picture, (cell, tall), interpolation=cv2.INTER_AREA)
         axis.imshow(picture & 0xFC, interpolation="nearest")
