@@ -73,6 +73,8 @@ def bessel_j1(x: np.ndarray) -> np.ndarray:
 
 
 def _normalised(values):
+    """Sum 1; what no picture can show is exactly zero, for OpenCV skips zeros and crawls through denormal numbers."""
+    values = np.where(np.abs(values) < 1e-7 * values.max(), 0.0, values)
     return (values / values.sum()).astype(np.float32)
 
 
