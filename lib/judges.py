@@ -3,6 +3,8 @@
 They judge only: no loss that trains or guides a restoration sees them. Both are exported to ONNX, so what is shipped
 needs no class of ours; the recogniser then runs through insightface like any downloaded one.
 """
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -115,3 +117,11 @@ def export(module, path, inputs, names, output):
     axes = {name: {0: "batch"} for name in (*names, output)}
     torch.onnx.export(module, tuple(inputs), str(path), input_names=list(names), output_names=[output],
                       dynamic_axes=axes, dynamo=False)
+
+
+def ship(recogniser, perceptual, folder):
+    """Writes both judges to `folder`: people-r.onnx, which insightface opens, and people-p.onnx, two pictures in, a distance out."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    export(recogniser, folder / "people-r.onnx", [torch.zeros(2, 3, FACE, FACE)], ["x"], "embedding")
+    export(perceptual, folder / "people-p.onnx", [torch.zeros(2, 3, 128, 128)] * 2, ["x", "y"], "distance")

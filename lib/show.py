@@ -57,3 +57,20 @@ def _place(axis, picture, cell):
             tall = round(cell * picture.shape[0] / picture.shape[1])
             picture = cv2.resize(picture, (cell, tall), interpolation=cv2.INTER_AREA)
         axis.imshow(picture & 0xFC, interpolation="nearest")
+
+
+def intervals(summary, arms, labels):
+    """Paired differences to blind with their 95 % intervals, a panel a metric, a line an arm.
+
+    summary: `study.summary`; arms: its rows to draw; labels: metric -> words. Returns a matplotlib figure.
+    """
+    figure, axes = plt.subplots(1, len(labels), figsize=(9, 0.3 * len(arms) + 0.9), dpi=DPI, sharey=True, layout="constrained")
+    for axis, (metric, label) in zip(axes, labels.items()):
+        rows = summary.loc[arms[::-1]]
+        middle, low, high = (rows[f"{metric} {what}"] for what in ("difference", "low", "high"))
+        axis.errorbar(middle, range(len(rows)), xerr=[middle - low, high - middle], fmt="o", ms=4, capsize=2)
+        axis.axvline(0, color="0.6", lw=0.8)
+        axis.set_xlabel(f"{label}, arm - blind", fontsize=8)
+    axes[0].set_yticks(range(len(rows)), rows.index, fontsize=8)
+    plt.close(figure)
+    return figure

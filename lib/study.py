@@ -1,5 +1,7 @@
 """The six arms of Figs 2 and 9 on many people: tuned, restored, measured, compared in pairs."""
-from dataclasses import dataclass, replace
+import json
+from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -9,6 +11,7 @@ from lib import metrics, people
 from lib.degrade import degrade
 from lib.faces import open_person, to_tensor
 from lib.pivot import model_pivot, pivot_prompt, prepare, textual_pivot
+from lib.record import write_json
 from lib.restore import restore
 from lib.tune import Tuning
 
@@ -127,6 +130,59 @@ def summary(table, against="blind"):
     return pd.DataFrame(rows).set_index("arm")
 
 
-def with_seed(plan, seed):
-    """The same plan with another seed for both tunings."""
-    return replace(plan, textual=replace(plan.textual, seed=seed), model=replace(plan.model, seed=seed))
+def run(B, names, plan, folder, record, arms=tuple(ARMS), pack=None, scorer=None):
+    """The study: every person tuned, restored and scored, one file each in `folder`, so that a rerun goes on where it stopped.
+
+    Returns the tidy rows of all, and (case, restored) of the person tuned last, to be looked at.
+    """
+    rows, shown = [], None
+    for name in names:
+        kept = Path(folder) / "people" / f"{name.split('/')[-1].replace(':', '-')}.json"
+        if not kept.is_file() or name == names[-1]:
+            shown = one(B, name, plan, record, arms, pack)
+            write_json(kept, score(*shown, scorer))
+        rows += json.loads(kept.read_text())
+    return rows, shown
+
+
+def one(B, name, plan, record, arms=tuple(ARMS), pack=None):
+    """One person's case and restorations by each arm; the seconds of both stages go to the record."""
+    who = case(name, plan, B.size, pack)
+    prior = prepare(B, prior_pictures(plan.prior, B.size), plan.recipe) if plan.prior else None
+    with record.stage("tuning"):
+        tuned = tune_arms(B, who, plan, arms, prior)
+    with record.stage("restoring"):
+        return who, restore_arms(tuned, who.degraded, plan)
+
+
+STATEMENTS = (  # what the paper says of the arms: metric, arm, the arm it is held against, the sign it expects
+    ("identity", "dual pivot", "blind", +1, "dual pivot brings identity (Table I)"),
+    ("perceptual", "dual pivot", "blind", -1, "dual pivot lowers the perceptual distance (Table I)"),
+    ("psnr", "dual pivot", "blind", -1, "dual pivot costs some PSNR (Table I)"),
+    ("identity", "dual pivot", "in-context", +1, "the model pivot adds identity to in-context tuning (Fig. 9b)"),
+    ("identity", "in-context", "swap", +1, "tuning inside B brings more identity than a swapped prior (Fig. 9a, c)"),
+    ("identity", "swap + model pivot", "swap", +1, "the model pivot mends a swapped prior (Fig. 9d)"),
+    ("identity", "dual pivot", "encoder-only", +1, "tuning E alone does not bring the person (Fig. 2d)"),
+)
+
+
+def verdicts(table):
+    """The paper's statements beside the paired differences: reproduced, contradicted, or open where the interval holds zero."""
+    rows = []
+    for metric, arm, against, sign, words in STATEMENTS:
+        mean, low, high = paired(table, metric, arm, against)
+        side = 0 if low <= 0 <= high else 1 if low > 0 else -1
+        rows.append({"the paper says": words, "difference": f"{mean:+.3f}", "95 % interval": f"[{low:+.3f}, {high:+.3f}]",
+                     "verdict": {sign: "reproduced", -sign: "contradicted", 0: "open"}[side]})
+    return pd.DataFrame(rows)
+
+
+def shown(summary):
+    """A `summary` rounded for reading: means, with the difference to blind and its interval in brackets."""
+    out = pd.DataFrame(index=summary.index)
+    for metric, label in metrics.LABEL.items():
+        digits = 2 if metric == "psnr" else 3
+        difference = [f" ({d:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}])" if d == d else "" for d, low, high in
+                      zip(*(summary[f"{metric} {what}"] for what in ("difference", "low", "high")))]
+        out[label] = [f"{mean:.{digits}f}{text}" for mean, text in zip(summary[metric], difference)]
+    return out

@@ -1,0 +1,48 @@
+"""How good the shipped weights are, on people whom nothing was trained on: the bars of the tiny system."""
+import pandas as pd
+import torch
+from scipy.stats import mannwhitneyu
+
+from lib import metrics, people
+from lib.degrade import degrade
+from lib.faces import to_tensor
+from lib.restore import restore
+
+BARS = {"recogniser AUC": (">=", 0.995), "autoencoder PSNR": (">=", 30.0), "cleaner gain": (">=", 2.0), "blind gain": (">", 0.0),
+        "blind distance ratio": ("<=", 0.5)}
+
+
+def measure(B, crowd, recipe="tiny", shots=4, steps=50):
+    """name -> number, over one degraded picture of each person of `crowd` (of one split other than "train").
+
+    PSNR in dB of the degraded, cleaned, blindly restored and merely encoded pictures; the perceptual distance of the blind
+    restoration over that of its input; the recogniser's area under the ROC over pairs of `shots` clean pictures a person.
+    """
+    people.require(crowd, crowd[0].split if crowd[0].split != "train" else "test")
+    clean = to_tensor(people.render([(p, p.shot(100 + k)) for p in crowd for k in range(shots)], B.size).pictures)
+    truth = clean[::shots]
+    degraded = degrade(truth, recipe, range(len(truth)))[0]
+    blind = restore(B, degraded, seeds=range(len(truth)), steps=steps)
+    found = {name: float(metrics.psnr(pictures.cpu(), truth).mean()) for name, pictures in {
+        "degraded PSNR": degraded, "cleaned PSNR": B.clean(degraded), "blind PSNR": blind,
+        "autoencoder PSNR": B.decode(B.encode(truth))}.items()}
+    distance = [float(metrics.perceptual(pictures, truth).mean()) for pictures in (blind, degraded)]
+    return {**found, "cleaner gain": found["cleaned PSNR"] - found["degraded PSNR"],
+            "blind gain": found["blind PSNR"] - found["degraded PSNR"], "blind distance": distance[0], "degraded distance": distance[1],
+            "blind distance ratio": distance[0] / distance[1], "recogniser AUC": auc(metrics.embeddings(clean), shots)}
+
+
+def auc(vectors, shots):
+    """Area under the ROC of the cosine, same person against two people; vectors (N, D), `shots` rows a person."""
+    who = torch.arange(len(vectors)) // shots
+    upper = torch.triu(torch.ones(len(who), len(who), dtype=torch.bool), 1)
+    cosine, same = vectors @ vectors.T, who[:, None] == who[None, :]
+    genuine, impostor = cosine[same & upper].numpy(), cosine[~same & upper].numpy()
+    return float(mannwhitneyu(genuine, impostor).statistic / (len(genuine) * len(impostor)))
+
+
+def against_bars(found):
+    """A table of the measured numbers beside the bars they were made for."""
+    rows = [{"measure": name, "measured": found[name], "bar": f"{sign} {bar}",
+             "met": found[name] >= bar if ">" in sign else found[name] <= bar} for name, (sign, bar) in BARS.items()]
+    return pd.DataFrame(rows).set_index("measure")
