@@ -1,10 +1,12 @@
 """Sampling from B: eq. 8 with gamma and w, and the wavelet colour fix."""
+from numbers import Integral
+
 import torch
 import torch.nn.functional as F
 from diffusers.utils.torch_utils import randn_tensor
 
 from lib import checks
-from lib.errors import PictureSizeError, SeedError
+from lib.errors import PictureSizeError, RangeError, SeedError
 
 BINOMIAL = torch.tensor([1.0, 2.0, 1.0]) / 4
 
@@ -17,18 +19,26 @@ def restore(B, degraded, prompt="", *, seeds, steps=50, gamma=0.0, w=1.0, colour
     (E always has the empty prompt); seeds: N integers, one CPU generator each; gamma in [0, 1]: the fraction of
     steps, from the noisy end, without the prompt; w: guidance, 1 is conditional alone, 0 unconditional alone;
     callback(step, t, x_t, x_0) is told of every step of every batch. Returns (N, 3, H, W) in [-1, 1] on the CPU.
-    Raises RangeError for steps < 1, gamma outside [0, 1] or w not finite, SeedError unless there are N seeds,
-    PictureSizeError for pictures of another size than the system's.
+    Raises RangeError for steps < 2 (a single one would start at the clean end) or more than the schedule has, gamma
+    outside [0, 1] or w not finite, SeedError unless there are N seeds, PictureSizeError for other pictures.
     """
-    steps, gamma, w = checks.steps(steps, least=1), checks.fraction("gamma", gamma), checks.finite("w", w)
-    if len(seeds) != len(degraded):
-        raise SeedError(f"{len(seeds)} seeds for {len(degraded)} pictures. Remedy: give one seed a picture.")
-    if degraded.shape[-2:] != (B.size, B.size):
-        raise PictureSizeError(f"pictures of {tuple(degraded.shape[-2:])} pixels for a system of {B.size}. "
-                               "Remedy: load them with lib.faces at the system's size.")
-    parts = zip(degraded.split(batch), torch.tensor(seeds).split(batch))
+    steps, gamma, w = checks.steps(steps, least=2), checks.fraction("gamma", gamma), checks.finite("w", w)
+    checks.steps(batch, "batch", least=1)
+    _check(B, degraded, seeds, steps)
+    parts = zip(degraded.split(batch), torch.as_tensor(seeds).split(batch))
     out = [_restore_batch(B, part, prompt, s.tolist(), steps, gamma, w, colour_fix, callback) for part, s in parts]
     return torch.cat(out).cpu()
+
+
+def _check(B, degraded, seeds, steps):
+    if steps > (most := B.scheduler.config.num_train_timesteps):
+        raise RangeError(f"steps out of range: {steps}. Remedy: give at most {most}, the steps of the schedule.")
+    if degraded.ndim != 4 or not len(degraded) or degraded.shape[1:] != (3, B.size, B.size):
+        raise PictureSizeError(f"pictures of shape {tuple(degraded.shape)} for a system of {B.size} pixels. "
+                               "Remedy: load them with lib.faces at the system's size.")
+    whole = all(isinstance(seed, Integral) and not isinstance(seed, bool) and 0 <= seed < 2**63 for seed in seeds)
+    if len(seeds) != len(degraded) or not whole:
+        raise SeedError(f"seeds {list(seeds)[:8]} for {len(degraded)} pictures. Remedy: give each picture one whole number >= 0.")
 
 
 def _restore_batch(B, degraded, prompt, seeds, steps, gamma, w, colour_fix, callback):

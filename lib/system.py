@@ -8,13 +8,13 @@ import functools
 import hashlib
 import json
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel, UNet2DModel
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import AddedToken
 from tokenizers.pre_tokenizers import ByteLevel
@@ -173,23 +173,33 @@ def load(folder, device="cpu"):
     """
     folder = Path(folder)
     parts = {FIELD.get(name, name): _load_part(cls, folder / name) for name, cls in PARTS.items()}
-    return System(tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-                  scheduler=DDPMScheduler.from_pretrained(folder / "scheduler"),
-                  provenance=json.loads((folder / "provenance.json").read_text()), **parts).to(device).freeze()
+    for cls, file in ((CLIPTokenizer, "tokenizer/tokenizer.json"), (DDPMScheduler, "scheduler/scheduler_config.json")):
+        with _reading(folder / file):
+            parts[file.split("/")[0]] = cls.from_pretrained(folder / file.split("/")[0])
+    with _reading(folder / "provenance.json") as file:
+        provenance = json.loads(file.read_text())
+    return System(provenance=provenance, **parts).to(device).freeze()
+
+
+@contextmanager
+def _reading(file):
+    if not file.is_file():
+        raise WeightsError(f"no weights: {file} is missing. Remedy: restore the folder with `git checkout -- data`, "
+                           "or point SYSTEM at a folder written by notebook 10.")
+    try:
+        yield file
+    except Exception as error:  # diffusers, transformers and tokenizers each raise their own, bare Exception included
+        raise WeightsError(f"unreadable weights: {file} ({error}). Remedy: the file is truncated or damaged; fetch it again.") from error
 
 
 def _load_part(cls, folder):
-    if not (folder / "config.json").is_file():
-        raise WeightsError(f"no weights: {folder} has no config.json. Remedy: restore the folder with `git checkout -- data`, "
-                           "or point SYSTEM at a folder written by notebook 10.")
-    files = sorted(folder.glob("*.safetensors"))
-    try:
-        state = {k: v.float() for file in files for k, v in load_file(file).items()}
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"unreadable weights: {files[-1]} ({error}). Remedy: the file is truncated or no safetensors; "
-                           "fetch it again.") from error
     text = cls is CLIPTextModel
-    module = cls(CLIPTextConfig.from_pretrained(folder)) if text else cls.from_config(cls.load_config(folder))
+    with _reading(folder / "config.json"):
+        module = cls(CLIPTextConfig.from_pretrained(folder)) if text else cls.from_config(cls.load_config(folder))
+    state = {}
+    for file in sorted(folder.glob("*.safetensors")) or [folder / "*.safetensors"]:
+        with _reading(file):
+            state |= {k: v.float() for k, v in load_file(file).items()}
     try:
         module.load_state_dict(state, strict=True)
     except RuntimeError as error:
