@@ -2,7 +2,7 @@
 import copy
 import hashlib
 import json
-import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -10,9 +10,10 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from lib.errors import PivotError
+from lib.paths import writing
 from lib.system import FIELD
 
-REQUIRED = ("token", "class_noun", "prompt", "gamma", "steps", "seed", "base", "references")
+REQUIRED = ("token", "class_noun", "prompt", "gamma", "steps", "seed", "base", "references", "changed")
 
 
 def hash_of(pictures):
@@ -24,39 +25,37 @@ def save(folder, B_p, base, facts):
     """Writes the pivot of `B_p` against its `base`: adapters as peft writes them, or the full weights that changed.
 
     folder: written aside, then renamed; facts: token, class_noun, prompt, gamma, steps, seed, references (`hash_of`).
-    Raises PivotError where a fact is missing.
+    Raises PivotError where a fact is missing, NoSpaceError where the disk is full.
     """
-    facts = {**facts, "base": base.fingerprint()}
+    changed = [field for field in FIELD.values() if getattr(B_p, field) is not getattr(base, field)]
+    facts = {**facts, "base": base.fingerprint(), "changed": changed}
     _check_facts(facts, folder)
-    folder = Path(folder)
-    aside = folder.with_name(folder.name + ".part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    for name, field in FIELD.items():
-        network, original = getattr(B_p, field), getattr(base, field)
-        if isinstance(network, PeftModel):
-            network.save_pretrained(aside / name)
-        elif network is not original:
-            save_file(_changed(network, original), aside / f"{name}.safetensors")
-    (aside / "pivot.json").write_text(json.dumps(facts, indent=1) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
+    with writing(folder) as aside:
+        aside.mkdir()
+        for name, field in FIELD.items():
+            network = getattr(B_p, field)
+            if isinstance(network, PeftModel):
+                network.save_pretrained(aside / name)
+            elif field in changed:
+                save_file(_changed(network, getattr(base, field)), aside / f"{name}.safetensors")
+        (aside / "pivot.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
 def load(folder, base):
     """The base system with the pivot of `folder` in it, frozen, and the facts of its `pivot.json`.
 
-    Raises PivotError where there is none, a fact is missing, or it was tuned on another base.
+    Raises PivotError where there is none, a fact or file is missing or damaged, or it was tuned on another base.
     """
     folder = Path(folder)
     if not (folder / "pivot.json").is_file():
         raise PivotError(f"no pivot: {folder} has no pivot.json. Remedy: give a folder that lib.adapter.save wrote.")
-    facts = json.loads((folder / "pivot.json").read_text())
+    with _reading(folder / "pivot.json") as file:
+        facts = json.loads(file.read_text())
     _check_facts(facts, folder)
     if facts["base"] != base.fingerprint():
         raise PivotError(f"pivot made for another base: {folder} wants {facts['base']}, this system is {base.fingerprint()}. "
                          "Remedy: load the system it was tuned on, or tune the person again.")
-    parts = {field: _read(folder, name, getattr(base, field)) for name, field in FIELD.items()}
+    parts = {field: _read(folder, name, getattr(base, field)) for name, field in FIELD.items() if field in facts["changed"]}
     return base.with_(**parts).freeze(), facts
 
 
@@ -72,10 +71,19 @@ def _changed(network, original):
 
 
 def _read(folder, name, original):
-    if (folder / name).is_dir():
-        return PeftModel.from_pretrained(copy.deepcopy(original), str(folder / name)).to(original.device)
-    if not (folder / f"{name}.safetensors").is_file():
-        return original
     network = copy.deepcopy(original)
-    network.load_state_dict(load_file(folder / f"{name}.safetensors"), strict=False)
+    if (folder / name).is_dir():
+        with _reading(folder / name):
+            return PeftModel.from_pretrained(network, str(folder / name)).to(original.device)
+    with _reading(folder / f"{name}.safetensors") as file:
+        if strangers := network.load_state_dict(load_file(file), strict=False).unexpected_keys:
+            raise ValueError(f"unknown tensors: {strangers[:3]}")
     return network
+
+
+@contextmanager
+def _reading(file):
+    try:
+        yield file
+    except Exception as error:  # peft, safetensors, torch and json each raise their own
+        raise PivotError(f"damaged pivot: {file} ({str(error)[:160]}). Remedy: save the pivot again.") from error

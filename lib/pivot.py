@@ -48,7 +48,7 @@ def textual_pivot(B, shots, prompt, tuning, *, in_context=True, prior=None, prio
     B: the frozen system; shots: the person's `prepare`d references; prompt: the text pivot; tuning: steps and the like,
     whose gamma leaves steps t >= (1 - gamma) T untrained (section IV-C). Returns the system with G_p in place of G.
     """
-    G = _tunable(B.G, tuning.lora)
+    G = _tunable(B.G, tuning)
     null, text, plain = B.embed(["", prompt, CLASS_PROMPT])
     t_end = _t_end(B, tuning.gamma)
     B_p = B.with_(G=G)
@@ -58,7 +58,8 @@ def textual_pivot(B, shots, prompt, tuning, *, in_context=True, prior=None, prio
         if prior is not None:
             loss = loss + prior_weight * _eps_loss(B_p, *prior.draw(tuning.batch, g), plain, null, in_context, t_end, g)
         return loss
-    tune(G, loss_of, tuning, "G in context" if in_context else "G alone")
+    others = () if prior is None else (prior.latents, prior.hints, torch.tensor(prior_weight))
+    tune(G, loss_of, tuning, "G in context" if in_context else "G alone", (shots.latents, shots.hints, text, *others))
     return B_p
 
 
@@ -68,19 +69,20 @@ def model_pivot(B_p, shots, prompt, tuning, *, trained="all"):
     B_p: the system around the pivot; shots: `prepare`d pictures, the person's own or generic people; prompt: as in
     step 1, or "" to tune E around a G that was never personalised; trained: "all" of E or "repo150", the tensors that
     the published code trains (tuning.lora trains adapters instead). Returns the system with E_pr in place of E.
+    Raises PivotError for another `trained`.
     """
-    E = _tunable(B_p.E, tuning.lora)
+    if trained not in ("all", "repo150") or (tuning.lora and trained != "all"):
+        raise PivotError(f"no such part of E: {trained!r} with lora {tuning.lora}. Remedy: choose 'all' or, without lora, 'repo150'.")
+    E = _tunable(B_p.E, tuning)
     if trained == "repo150":
-        E.requires_grad_(False)
         names = published_tensors(E)
         for name, weight in E.named_parameters():
             weight.requires_grad_(name in names)
-    elif trained != "all":
-        raise PivotError(f"unknown part of E: {trained!r}. Remedy: choose 'all' or 'repo150'.")
     null, text = B_p.embed(["", prompt])
     t_prompt = _t_end(B_p, tuning.gamma)
     B_pr = B_p.with_(E=E)
-    tune(E, lambda g: _eps_loss(B_pr, *shots.draw(tuning.batch, g), text, null, True, None, g, t_prompt), tuning, "E")
+    tune(E, lambda g: _eps_loss(B_pr, *shots.draw(tuning.batch, g), text, null, True, None, g, t_prompt), tuning, "E",
+         (shots.latents, shots.hints, text, *B_p.G.parameters()))
     return B_pr
 
 
@@ -101,11 +103,13 @@ def _eps_loss(B, x0, hint, text, null, in_context, t_end, g, t_prompt=None):
     return F.mse_loss(predicted, eps)
 
 
-def _tunable(network, rank):
-    network = copy.deepcopy(network).requires_grad_(True)
+def _tunable(network, tuning):
+    network, rank = copy.deepcopy(network).requires_grad_(True), tuning.lora
     if not rank:
         return network
-    return get_peft_model(network, LoraConfig(r=rank, lora_alpha=rank, target_modules=ATTENTION, init_lora_weights="gaussian"))
+    with torch.random.fork_rng():  # peft draws adapters from the global generator
+        torch.manual_seed(tuning.seed)
+        return get_peft_model(network, LoraConfig(r=rank, lora_alpha=rank, target_modules=ATTENTION, init_lora_weights="gaussian"))
 
 
 def published_tensors(E):

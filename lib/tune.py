@@ -1,4 +1,5 @@
 """The tuning loop of both pivots: one generator a step, checkpoints that resume, Ctrl-C that loses nothing."""
+import hashlib
 import signal
 import threading
 from contextlib import contextmanager
@@ -9,7 +10,8 @@ import torch
 from tqdm.auto import tqdm
 
 from lib import checks
-from lib.errors import PivotError
+from lib.errors import PivotError, RangeError
+from lib.paths import writing
 
 
 @dataclass(frozen=True)
@@ -29,21 +31,26 @@ class Tuning:
     def __post_init__(self):
         for name in ("steps", "batch", "every"):
             checks.steps(getattr(self, name), name, least=1)
+        for name in ("lora", "seed"):
+            checks.steps(getattr(self, name), name)
         checks.fraction("gamma", self.gamma)
-        checks.finite("lr", self.lr)
+        if checks.finite("lr", self.lr) <= 0:
+            raise RangeError(f"lr out of range: {self.lr}. Remedy: give a number above 0, such as 1.0e-4.")
 
 
-def tune(network, loss_of, tuning, name):
+def tune(network, loss_of, tuning, name, around=()):
     """AdamW on what requires gradients in `network`; `loss_of(generator)` is one step's loss.
 
     Shows a progress bar with the time left. With `tuning.folder`, writes checkpoints to `name`.pt there, and resumes from
     one: each step has its own generator, so the end is the same. Ctrl-C finishes the step and keeps it.
-    Raises PivotError where a checkpoint was made with other settings.
+    around: the tensors that the loss is made of, by which a checkpoint knows its person, prompt and pivot.
+    Raises PivotError where a checkpoint was made with other settings, from other tensors, or is beyond `tuning.steps`.
     """
     weights = [p for p in network.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=tuning.lr)
     path = Path(tuning.folder) / f"{name}.pt" if tuning.folder else None
-    start = _resume(path, weights, optimiser, tuning)
+    settings = _settings(tuning, (*weights, *around)) if path else None
+    start = _resume(path, weights, optimiser, settings, tuning.steps)
     network.train()
     with interruption() as stop, tqdm(range(start, tuning.steps), desc=name, initial=start, total=tuning.steps,
                                       disable=tuning.quiet, mininterval=1) as bar:
@@ -52,9 +59,10 @@ def tune(network, loss_of, tuning, name):
             loss_of(torch.Generator().manual_seed(tuning.seed * 1_000_003 + step)).backward()
             optimiser.step()
             if path and (stop.is_set() or (step + 1) % tuning.every == 0):
-                _checkpoint(path, weights, optimiser, tuning, step + 1)
+                _checkpoint(path, weights, optimiser, settings, step + 1)
             if stop.is_set():
                 raise KeyboardInterrupt(f"stopped after step {step + 1} of {tuning.steps} ({name})")
+    optimiser.zero_grad()  # gradients are as large as the network
     network.requires_grad_(False).eval()
 
 
@@ -72,28 +80,32 @@ def interruption():
         signal.signal(signal.SIGINT, previous)
 
 
-def _settings(tuning):
+def _settings(tuning, tensors):
     kept = asdict(tuning)
-    return {k: kept[k] for k in ("lr", "batch", "gamma", "lora", "seed")}
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().numpy().tobytes())
+    return {k: kept[k] for k in ("lr", "batch", "gamma", "lora", "seed")} | {"around": digest.hexdigest()[:16]}
 
 
-def _checkpoint(path, weights, optimiser, tuning, step):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".part")
-    torch.save({"step": step, "settings": _settings(tuning), "weights": [w.detach() for w in weights],
-                "optimiser": optimiser.state_dict()}, aside)
-    aside.replace(path)
+def _checkpoint(path, weights, optimiser, settings, step):
+    with writing(path) as aside:
+        torch.save({"step": step, "settings": settings, "weights": [w.detach() for w in weights],
+                    "optimiser": optimiser.state_dict()}, aside)
 
 
-def _resume(path, weights, optimiser, tuning):
+def _resume(path, weights, optimiser, settings, steps):
     if path is None or not path.is_file():
         return 0
-    kept = torch.load(path, weights_only=True, map_location=weights[0].device)
-    if kept["settings"] != _settings(tuning) or len(kept["weights"]) != len(weights):
-        raise PivotError(f"checkpoint of another tuning: {path} was made with {kept['settings']}. "
-                         "Remedy: delete it, or give another folder.")
+    try:
+        kept = torch.load(path, weights_only=True, map_location=weights[0].device)
+    except Exception as error:  # pickle, zip and torch each raise their own
+        raise PivotError(f"unreadable checkpoint: {path} ({error}). Remedy: delete it; the tuning starts again.") from error
+    if kept["settings"] != settings or kept["step"] > steps:
+        raise PivotError(f"checkpoint of another tuning: {path} was made with {kept['settings']}, {kept['step']} steps; wanted "
+                         f"{settings}, {steps} steps. Remedy: delete it, or give another folder.")
     with torch.no_grad():
-        for weight, value in zip(weights, kept["weights"]):
+        for weight, value in zip(weights, kept["weights"], strict=True):
             weight.copy_(value)
     optimiser.load_state_dict(kept["optimiser"])
     return kept["step"]
