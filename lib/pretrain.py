@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from lib import degrade, people
+from lib.paths import writing
 from lib.system import CLASS_PROMPT
 
 CHUNK = 20  # people a worker renders at once
@@ -99,15 +100,14 @@ def fit(name, modules, loss_of, *, steps, lr, seed=0, device="cpu", folder=None,
         if path and (step + 1) % every == 0:
             _checkpoint(path, state, losses)
     trained.load_state_dict(average.module.state_dict())
+    optimiser.zero_grad()  # gradients are as large as the network
     trained.requires_grad_(False).eval()
     return [float(loss) for loss in losses]
 
 
 def _checkpoint(path, state, losses):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".part")
-    torch.save({"losses": torch.stack(losses).cpu(), **{k: v.state_dict() for k, v in state.items()}}, aside)
-    aside.replace(path)
+    with writing(path) as aside:
+        torch.save({"losses": torch.stack(losses).cpu(), **{k: v.state_dict() for k, v in state.items()}}, aside)
 
 
 def _resume(path, state, device):
