@@ -115,3 +115,7 @@ class WeightsError(WorkbookError):
 
 class PivotError(WorkbookError):
     """A pivot or a tuning checkpoint that was made for something else (lib.tune, lib.adapter)."""
+
+
+class TrainingError(WorkbookError):
+    """Training that diverged (lib.pretrain)."""

@@ -36,10 +36,11 @@ class Recogniser(nn.Module):
         return self.head(x.flatten(1))  # (N, 128)
 
 
-def arcface_loss(embedding, person, centres, margin=0.3, scale=24.0):
+def arcface_loss(embedding, person, centres, margin=0.2, scale=20.0):
     """Additive angular margin loss (Deng et al. 2019): cos(theta + m) for the true person, at scale s."""
-    cosine = F.normalize(embedding.float()) @ F.normalize(centres.float()).T  # (N, people)
-    theta = torch.acos(cosine.clamp(-1 + 1e-6, 1 - 1e-6))
+    with torch.autocast(embedding.device.type, enabled=False):  # bfloat16 rounds 1 - 1e-4 to 1, where acos has no gradient
+        cosine = F.normalize(embedding.float()) @ F.normalize(centres.float()).T  # (N, people)
+    theta = torch.acos(cosine.clamp(-1 + 1e-4, 1 - 1e-4))
     target = F.one_hot(person, len(centres)).bool()
     return F.cross_entropy(scale * torch.where(target, torch.cos(theta + margin), cosine), person)
 
@@ -54,26 +55,32 @@ def jitter(x, g):
     return x + 0.04 * draw(1, 1, 1) * torch.randn(x.shape, generator=g, device=g.device)
 
 
-def fit_recogniser(pool, *, batch=64, device="cpu", **options):
-    """Trains the recogniser on the people of a pool; returns it and the losses."""
+def fit_recogniser(pool, *, batch=24, device="cpu", **options):
+    """Trains the recogniser on the people of a pool by the ArcFace loss, helped by reading the genes off the embedding.
+
+    Returns it and the losses.
+    """
     net = Recogniser().to(device)
-    centres = nn.Linear(128, int(pool.person.max()) + 1, bias=False).to(device)
+    centres = nn.Linear(128, len(pool.genes), bias=False).to(device)
+    reader = nn.Linear(128, pool.genes.shape[1]).to(device)
+    genes = pool.genes.to(device)
 
     def loss_of(g):
         i, x = pool.batch(batch, g)
-        x = F.interpolate(jitter(x, g), FACE, mode="bilinear", antialias=True)
-        return arcface_loss(net(x), pool.person[i.to(pool.person.device)].to(device), centres.weight)
-    return net, fit("recogniser", [net, centres], loss_of, device=device, **options)
+        person = pool.person[i.to(pool.person.device)].to(device)
+        embedding = net(F.interpolate(jitter(x, g), FACE, mode="bilinear", antialias=True))
+        return arcface_loss(embedding, person, centres.weight) + 20 * F.mse_loss(reader(embedding).float(), genes[person])
+    return net, fit("recogniser", [net, centres, reader], loss_of, device=device, **options)
 
 
 class Features(nn.Module):
     """Four stages of features, trained to read genes, landmarks and noise off a picture (N, 3, H, W) in [-1, 1]."""
 
-    def __init__(self, targets, widths=(16, 32, 64, 96)):
+    def __init__(self, targets, widths=(24, 40, 64, 96)):
         super().__init__()
         self.stages = nn.ModuleList()
         for a, b in zip((3, *widths), widths):
-            self.stages.append(nn.Sequential(nn.Conv2d(a, b, 3, 2 if a > 3 else 1, 1), nn.ReLU(), nn.Conv2d(b, b, 3, 1, 1), nn.ReLU()))
+            self.stages.append(nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.ReLU(), nn.Conv2d(b, b, 3, 1, 1), nn.ReLU()))
         self.head = nn.Linear(widths[-1] * 64, targets)
 
     def forward(self, x):
@@ -97,7 +104,7 @@ class Perceptual(nn.Module):
         return sum((unit(a) - unit(b)).square().sum(1).mean((1, 2)) for a, b in pairs)  # (N,)
 
 
-def fit_perceptual(pool, *, batch=64, device="cpu", **options):
+def fit_perceptual(pool, *, batch=24, device="cpu", **options):
     """Trains the features of the perceptual distance; returns the distance and the losses."""
     net = Features(pool.genes.shape[1] + 2 * 68 + 1).to(device)
     targets = torch.cat([pool.genes[pool.person].to(device), pool.landmarks.flatten(1).to(device)], 1)

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from lib import degrade, people
+from lib.errors import TrainingError
 from lib.paths import writing
 from lib.system import CLASS_PROMPT
 
@@ -97,6 +98,8 @@ def fit(name, modules, loss_of, *, steps, lr, seed=0, device="cpu", folder=None,
         schedule.step()
         average.update_parameters(trained)
         losses.append(loss.detach())
+        if step % 50 == 49 and not torch.isfinite(losses[-1]):
+            raise TrainingError(f"{name} diverged: its loss is {float(losses[-1])} at step {step}. Remedy: a lower learning rate.")
         if path and (step + 1) % every == 0:
             _checkpoint(path, state, losses)
     trained.load_state_dict(average.module.state_dict())
