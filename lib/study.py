@@ -2,6 +2,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 import torch
@@ -122,7 +123,7 @@ def summary(table, against="blind"):
     rows = []
     for arm in [a for a in ("input", *ARMS) if a in set(table.arm)]:
         row = {"arm": arm}
-        for metric in metrics.LABEL:
+        for metric in [m for m in metrics.LABEL if m in set(table.metric)]:  # without truth, identity alone
             row[metric] = per_person(table, metric)[arm].mean()
             if arm != against:
                 row[f"{metric} difference"], row[f"{metric} low"], row[f"{metric} high"] = paired(table, metric, arm, against)
@@ -137,7 +138,7 @@ def run(B, names, plan, folder, record, arms=tuple(ARMS), pack=None, scorer=None
     """
     rows, shown = [], None
     for name in names:
-        kept = Path(folder) / "people" / f"{name.split('/')[-1].replace(':', '-')}.json"
+        kept = Path(folder) / "people" / f"{quote(name, safe='').replace('%3A', '-')}.json"
         if not kept.is_file() or name == names[-1]:
             shown = one(B, name, plan, record, arms, pack)
             write_json(kept, score(*shown, scorer))
@@ -171,7 +172,7 @@ def verdicts(table):
     rows = []
     for metric, arm, against, sign, words in STATEMENTS:
         mean, low, high = paired(table, metric, arm, against)
-        side = 0 if low <= 0 <= high else 1 if low > 0 else -1
+        side = 1 if low > 0 else -1 if high < 0 else 0  # one person has no interval: open
         rows.append({"the paper says": words, "difference": f"{mean:+.3f}", "95 % interval": f"[{low:+.3f}, {high:+.3f}]",
                      "verdict": {sign: "reproduced", -sign: "contradicted", 0: "open"}[side]})
     return pd.DataFrame(rows)
@@ -180,7 +181,7 @@ def verdicts(table):
 def shown(summary):
     """A `summary` rounded for reading: means, with the difference to blind and its interval in brackets."""
     out = pd.DataFrame(index=summary.index)
-    for metric, label in metrics.LABEL.items():
+    for metric, label in [(m, label) for m, label in metrics.LABEL.items() if m in summary]:
         digits = 2 if metric == "psnr" else 3
         difference = [f" ({d:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}])" if d == d else "" for d, low, high in
                       zip(*(summary[f"{metric} {what}"] for what in ("difference", "low", "high")))]
