@@ -1,0 +1,291 @@
+"""Training of the tiny system and of the judges: whom it sees, its losses in closed form, resuming, and what is exported."""
+import copy
+
+import numpy as np
+import onnxruntime
+import pytest
+import tiny_system
+import torch
+from diffusers.optimization import get_cosine_schedule_with_warmup
+
+from lib import identity, judges, metrics, people, pretrain, system
+from lib.errors import SplitError
+from lib.faces import to_uint8
+
+ABAR = torch.tensor(np.cumprod(1 - np.linspace(0.00085 ** 0.5, 0.012 ** 0.5, 1000) ** 2), dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def pool():
+    """Four people in two pictures each, made up."""
+    g = torch.Generator().manual_seed(0)
+    clean = to_uint8(tiny_system.pictures(8))
+    return pretrain.Pool(
+        pictures=torch.from_numpy(clean).permute(0, 3, 1, 2).contiguous(), person=torch.arange(4).repeat_interleave(2),
+        captions=["a photo of a person with blue eyes"] * 4 + ["a photo of a person , bald"] * 4, genes=torch.rand(4, 5, generator=g),
+        landmarks=torch.rand(8, 68, 2, generator=g) * 2 - 1,
+        degraded=(torch.from_numpy(clean).permute(0, 3, 1, 2).float() * 0.8 + 20).byte())
+
+
+# ---- the pool ----
+
+def test_a_pool_is_of_training_people_in_order_across_workers_chunks():
+    count, shots, size = pretrain.CHUNK + 1, 2, 32
+    pool = pretrain.make_pool(count, shots, size, start=5, workers=1)
+    crowd = people.people_of("train", count, 5)
+    assert {p.split for p in crowd} == {"train"}
+    drawn = people.render([(p, p.shot(k)) for p in crowd for k in range(shots)], size)
+    assert torch.equal(pool.pictures.permute(0, 2, 3, 1), torch.from_numpy(drawn.pictures)) and pool.captions == drawn.captions
+    assert pool.person.tolist() == [n // shots for n in range(count * shots)]
+    assert np.array_equal(pool.genes, [p.gene_vector() for p in crowd])
+    assert torch.allclose((pool.landmarks + 1) * size / 2, torch.from_numpy(drawn.landmarks), atol=1e-4)
+    assert pool.degraded.shape == pool.pictures.shape and pool.degraded.dtype == torch.uint8
+    assert (pool.degraded.float() - pool.pictures).abs().mean((1, 2, 3)).min() > 0.5  # every one is degraded
+    assert torch.equal(pool.degraded, pretrain.make_pool(count, shots, size, start=5, workers=2).degraded)
+
+
+@pytest.mark.parametrize("stranger", [8, 9])
+def test_nobody_of_another_split_gets_in(monkeypatch, stranger):
+    crowd = [people.Person(0), people.Person(stranger)]
+    monkeypatch.setattr(people, "people_of", lambda *_: crowd)
+    with pytest.raises(SplitError, match=f"people:{stranger}.*Remedy"):
+        pretrain.make_pool(2, 1, 32, workers=1)
+
+
+def test_batches_are_the_generators(pool):
+    draw = lambda seed, **how: pool.batch(6, torch.Generator().manual_seed(seed), **how)  # noqa: E731
+    i, x = draw(1)
+    assert torch.equal(i, draw(1)[0]) and torch.equal(x, draw(1)[1]) and not torch.equal(i, draw(2)[0])
+    assert torch.equal(x, pool.pictures[i].float() / 127.5 - 1)
+    again, clean, degraded = draw(1, degraded=True)
+    assert torch.equal(again, i) and torch.equal(clean, x) and torch.equal(degraded, pool.degraded[i].float() / 127.5 - 1)
+    assert set(pool.batch(200, torch.Generator().manual_seed(0))[0].tolist()) == set(range(8))
+
+
+# ---- the loop ----
+
+def line():
+    net = torch.nn.Linear(4, 2)
+    with torch.no_grad():
+        net.weight.copy_(torch.arange(8.0).reshape(2, 4) / 8), net.bias.zero_()
+    return net
+
+
+def line_loss(net):
+    return lambda g: (net(torch.randn(5, 4, generator=g)) - 1).square().sum()  # large enough to be clipped
+
+
+def test_fit_against_a_plain_loop():
+    """AdamW, clipped at 1, warmed up, cosine, and the exponential average of the weights in the end."""
+    net, twin, steps = line(), line(), 40
+    losses = pretrain.fit("line", [net], line_loss(net), steps=steps, lr=0.05, seed=3)
+    optimiser = torch.optim.AdamW(twin.parameters(), lr=0.05, betas=(0.9, 0.99))
+    schedule = get_cosine_schedule_with_warmup(optimiser, 1, steps)
+    average, want = None, []
+    for step in range(steps):
+        optimiser.zero_grad()
+        loss = line_loss(twin)(torch.Generator().manual_seed(3 * 1_000_003 + step))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
+        optimiser.step(), schedule.step()
+        average = twin.weight.detach().clone() if average is None else 0.75 * average + 0.25 * twin.weight.detach()
+        want.append(float(loss.detach()))
+    assert np.allclose(losses, want, rtol=1e-5) and torch.allclose(net.weight, average, atol=1e-5)
+    assert not torch.allclose(net.weight, twin.weight, atol=1e-4) or want[-1] < 1e-3
+    assert not net.training and all(p.grad is None and not p.requires_grad for p in net.parameters())
+
+
+@pytest.mark.parametrize("stop", [5, 7])
+def test_an_interrupted_fit_ends_as_an_uninterrupted_one(tmp_path, stop):
+    options = dict(steps=9, lr=0.05, seed=1, every=2)
+    whole, net = line(), line()
+    want = pretrain.fit("line", [whole], line_loss(whole), **options)
+    count = []
+
+    def broken(g):
+        count.append(1)
+        if len(count) == stop:
+            raise KeyboardInterrupt
+        return line_loss(net)(g)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.fit("line", [net], broken, folder=tmp_path, **options)
+    assert [f.name for f in tmp_path.iterdir()] == ["line.pt"]
+    count.clear()
+    fresh = line()
+    losses = pretrain.fit("line", [fresh], lambda g: count.append(1) or line_loss(fresh)(g), folder=tmp_path, **options)
+    assert losses == want and len(count) == 9 - (stop - 1) // 2 * 2
+    assert tiny_system.same(fresh.state_dict(), whole.state_dict())
+
+
+# ---- the stages ----
+
+@pytest.fixture
+def B():
+    return tiny_system.build()
+
+
+def changed(B, before):
+    return [name for name, module in B.modules().items() if not tiny_system.same(before[name], module.state_dict())]
+
+
+def states(B):
+    return {name: tiny_system.state(module) for name, module in B.modules().items()}
+
+
+def test_after_the_autoencoder_latents_have_unit_variance(B, pool):
+    before = states(B)
+    assert abs(float(pretrain.latents(B, pool.pictures).std()) - 1) > 0.1
+    losses = pretrain.fit_autoencoder(B, pool, batch=2, steps=20, lr=4e-3)
+    assert changed(B, before) == ["vae"] and np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    assert float(pretrain.latents(B, pool.pictures).std()) == pytest.approx(1, abs=1e-3)
+
+
+def test_the_scaling_factor_is_saved_with_the_weights(B, pool, tmp_path):
+    pretrain.fit_autoencoder(B, pool, batch=2, steps=1, lr=1e-3)
+    B.save(tmp_path, torch.float32)
+    assert float(pretrain.latents(system.load(tmp_path), pool.pictures).std()) == pytest.approx(1, abs=1e-3)
+
+
+def test_the_cleaner_learns_to_clean_and_nothing_else_moves(B, pool):
+    before = states(B)
+    clean, degraded = (x.float() / 127.5 - 1 for x in (pool.pictures, pool.degraded))
+    was = float((B.clean(degraded) - clean).square().mean())
+    pretrain.fit_cleaner(B, pool, batch=2, steps=25, lr=4e-3)
+    assert changed(B, before) == ["cleaner"] and float((B.clean(degraded) - clean).square().mean()) < 0.7 * was
+
+
+def test_latents_are_the_same_in_any_batches_and_pass_through(B, pool):
+    x = pool.pictures.float() / 127.5 - 1
+    assert torch.allclose(pretrain.latents(B, pool.pictures, batch=3), B.encode(x), atol=1e-5)
+    assert torch.allclose(pretrain.latents(B, pool.pictures, scaled=False), B.encode(x) / B.vae.config.scaling_factor, atol=1e-5)
+    assert torch.allclose(pretrain.latents(B, pool.pictures, through=B.clean), B.encode(B.clean(x)), atol=1e-5)
+
+
+def test_the_min_snr_weight_in_closed_form(B, monkeypatch):
+    """Hang et al. 2023, eq. for eps prediction: min(SNR, 5) / SNR, SNR = abar / (1 - abar)."""
+    seen, add_noise = [], B.scheduler.add_noise
+    monkeypatch.setattr(B.scheduler, "add_noise", lambda x0, eps, t: seen.append((eps, t)) or add_noise(x0, eps, t))
+    monkeypatch.setattr(system.System, "predict", lambda self, x, *_: torch.full_like(x, 0.25))
+    x0 = torch.zeros(64, *tiny_system.LATENT)
+    loss = float(pretrain.min_snr_loss(B, x0, torch.Generator().manual_seed(0), None))
+    eps, t = seen[0]
+    snr = ABAR[t] / (1 - ABAR[t])
+    weight = torch.where(snr > 5, 5 / snr, torch.ones(64))
+    assert (snr > 5).any() and (snr < 5).any()
+    assert loss == pytest.approx(float((weight * (eps - 0.25).square().mean((1, 2, 3))).mean()), rel=1e-4)
+    assert t.max() > 950 and t.min() < 50
+
+
+def test_G_learns_from_captions_with_the_empty_prompt_and_the_class_among_them(B, pool, monkeypatch):
+    before, prompts = states(B), []
+    real = pretrain.min_snr_loss
+    monkeypatch.setattr(pretrain, "min_snr_loss", lambda B, x0, g, prompt: prompts.append((x0, prompt)) or real(B, x0, g, prompt))
+    texts = ["", system.CLASS_PROMPT, *sorted(set(pool.captions))]
+    known, latents = B.embed(texts), pretrain.latents(B, pool.pictures)
+    pretrain.fit_G(B, pool, batch=100, steps=2, lr=1e-3)
+    assert changed(B, before) == ["unet", "text_encoder"]
+    x0, prompt = prompts[0]
+    which = torch.stack([(prompt - one).flatten(1).abs().amax(1) < 1e-5 for one in known])
+    shares = which.float().mean(1)
+    assert float(shares.sum()) == pytest.approx(1) and abs(float(shares[0]) - 0.2) < 0.1 and abs(float(shares[1]) - 0.15) < 0.1
+    for n, text in enumerate(texts[2:]):  # a caption goes with a picture of its own
+        own = latents[[c == text for c in pool.captions]]
+        assert all(any(torch.equal(z, one) for one in own) for z in x0[which[n + 2]])
+
+
+def test_E_learns_with_the_empty_prompt_on_both_sides(B, pool, monkeypatch):
+    before, seen = states(B), []
+    real = pretrain.min_snr_loss
+    monkeypatch.setattr(pretrain, "min_snr_loss", lambda *args: seen.append(args) or real(*args))
+    pretrain.fit_E(B, pool, batch=4, steps=2, lr=1e-3)
+    assert changed(B, before) == ["control"] and len(seen) == 2
+    _, x0, _, prompt, hint, null = seen[0]
+    assert torch.allclose(prompt, B.embed([""] * 4), atol=1e-5) and torch.equal(prompt, null)
+    latents, hints = pretrain.latents(B, pool.pictures), pretrain.latents(B, pool.degraded, through=B.clean)
+    for z, h in zip(x0, hint):
+        assert any(torch.allclose(z, a, atol=1e-5) and torch.allclose(h, b, atol=1e-5) for a, b in zip(latents, hints))
+
+
+# ---- the judges ----
+
+def test_the_arcface_loss_by_hand():
+    rng = np.random.default_rng(0)
+    embedding, centres, person = rng.normal(size=(5, 8)), rng.normal(size=(3, 8)), np.array([0, 2, 1, 1, 0])
+    loss = judges.arcface_loss(*map(torch.tensor, (embedding, person, centres)), margin=0.3, scale=24.0)
+    want = []
+    for e, p in zip(embedding, person):
+        cosine = [e @ c / np.linalg.norm(e) / np.linalg.norm(c) for c in centres]
+        logits = [24 * (np.cos(np.arccos(c) + 0.3) if k == p else c) for k, c in enumerate(cosine)]
+        want.append(np.log(np.sum(np.exp(logits))) - logits[p])
+    assert float(loss) == pytest.approx(np.mean(want), rel=1e-4)
+
+
+def test_the_recogniser_learns_and_two_runs_agree(pool):
+    torch.manual_seed(0)
+    options = dict(batch=8, steps=9, lr=1e-3)
+    net, losses = judges.fit_recogniser(pool, **options)
+    assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3]) and not net.training
+    torch.manual_seed(0)
+    again, same = judges.fit_recogniser(pool, **options)
+    assert same == losses and tiny_system.same(again.state_dict(), net.state_dict())
+
+
+def test_jitter_is_the_generators_and_keeps_the_person_in_view():
+    x = tiny_system.pictures(6)
+    a, b, c = (judges.jitter(x, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert torch.equal(a, b) and not torch.equal(a, c) and a.shape == x.shape
+    assert 0.01 < float((a - x).abs().mean()) < 0.25
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("judges")
+    recogniser, perceptual = judges.Recogniser().eval(), judges.Perceptual(judges.Features(5)).eval()
+    judges.ship(recogniser, perceptual, folder)
+    return recogniser, perceptual, folder
+
+
+def test_the_exported_recogniser_is_the_trained_one_through_insightface(shipped):
+    net, _, folder = shipped
+    for count in (1, 3):
+        x = tiny_system.pictures(count, seed=count, size=112)
+        with torch.no_grad():
+            seen = torch.from_numpy(to_uint8(x)).permute(0, 3, 1, 2) / 127.5 - 1
+            want, exact = torch.nn.functional.normalize(net(seen)), net(x)
+        session = onnxruntime.InferenceSession(str(folder / "people-r.onnx"))
+        assert np.allclose(session.run(None, {"x": x.numpy()})[0], exact, atol=1e-4)
+        found = identity.embed(x, folder / "people-r.onnx", crop="whole")
+        assert found.shape == (count, 128) and torch.allclose(found, want, atol=1e-4)
+        assert not torch.allclose(found, torch.nn.functional.normalize(net(seen.flip(1)).detach()), atol=1e-3)  # colours in order
+
+
+def test_the_exported_distance_is_the_trained_one(shipped):
+    _, net, folder = shipped
+    x, y = tiny_system.pictures(3, 1, 128), tiny_system.pictures(3, 2, 128)
+    with torch.no_grad():
+        assert torch.allclose(metrics.perceptual(x, y, folder / "people-p.onnx"), net(x, y), atol=1e-4)
+    assert metrics.perceptual(x, x, folder / "people-p.onnx").abs().max() < 1e-5
+
+
+def test_the_distance_by_hand(shipped):
+    _, net, _ = shipped
+    x, y = tiny_system.pictures(2, 1, 128), tiny_system.pictures(2, 2, 128)
+    with torch.no_grad():
+        want = 0
+        for a, b in zip(net.features(x)[0], net.features(y)[0]):
+            cosine = torch.nn.functional.cosine_similarity(a, b, dim=1)
+            dark = ((a.norm(dim=1) < 1e-3) | (b.norm(dim=1) < 1e-3)).any()
+            assert not dark  # there the two forms differ
+            want = want + (2 - 2 * cosine).mean((1, 2))  # |u - v|^2 of unit vectors
+        assert torch.allclose(net(x, y), want, atol=1e-4) and torch.allclose(net(x, y), net(y, x), atol=1e-5)
+
+
+def test_the_features_learn_genes_landmarks_and_noise():
+    big = pretrain.Pool(pictures=(tiny_system.pictures(4, size=128) * 127.5 + 127.5).byte(), person=torch.arange(4), captions=[""] * 4,
+                        genes=torch.rand(4, 3), landmarks=torch.rand(4, 68, 2))
+    torch.manual_seed(0)
+    net, losses = judges.fit_perceptual(big, batch=4, steps=8, lr=3e-3)
+    assert np.mean(losses[-2:]) < 0.9 * np.mean(losses[:2])
+    assert net.features.head.out_features == 3 + 136 + 1 and isinstance(net, judges.Perceptual)
+    assert copy.deepcopy(net)(*[tiny_system.pictures(1, size=128)] * 2).abs().max() < 1e-5

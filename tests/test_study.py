@@ -1,0 +1,315 @@
+"""The study and its rulers: paired intervals, means over people, shared tunings, and metrics in closed form."""
+import inspect
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny_system
+import torch
+from scipy import stats
+from tiny_pack import write_recogniser
+
+from lib import identity, judges, metrics, people, quality, study
+from lib.degrade import degrade
+from lib.errors import PackError, SplitError, WeightsError
+from lib.faces import to_tensor, to_uint8
+from lib.restore import restore
+from lib.tune import Tuning
+
+PLAN = study.Plan(references=3, shots=2, seeds=2, steps=3, textual=Tuning(steps=1, batch=1, quiet=True),
+                  model=Tuning(steps=1, batch=1, quiet=True))
+
+
+@pytest.fixture(scope="module")
+def B():
+    return tiny_system.build()
+
+
+@pytest.fixture(scope="module")
+def who():
+    x = tiny_system.pictures(7)
+    return study.Case("people:9", "a photo of a sks person", x[:3], x[3:5], x[5:], ["a", "b"])
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Five people, unequal numbers of pictures, every arm; identity, perceptual and PSNR drawn at random."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for arm_number, arm in enumerate(("input", *study.ARMS)):
+        for person in range(5):
+            for shot in range(1 + person):
+                for seed in range(1 if arm == "input" else 2):
+                    for metric in metrics.LABEL:
+                        rows.append(dict(person=f"people:{person}9", arm=arm, shot=shot, seed=seed, metric=metric,
+                                         value=person + 0.3 * arm_number + rng.normal()))
+    return pd.DataFrame(rows).sample(frac=1, random_state=0)
+
+
+def means(table, metric, arm):
+    """Person -> mean over its pictures, without pandas' pivoting."""
+    found = {}
+    for row in table.to_dict("records"):
+        if (row["metric"], row["arm"]) == (metric, arm):
+            found.setdefault(row["person"], []).append(row["value"])
+    return np.array([np.mean(found[person]) for person in sorted(found)])
+
+
+# ---- statistics ----
+
+def test_a_person_counts_once_however_many_pictures(table):
+    found = study.per_person(table, "psnr")
+    assert found.shape == (5, 7) and list(found.index) == sorted(found.index)
+    for arm in ("input", "blind", "dual pivot"):
+        assert np.allclose(found[arm], means(table, "psnr", arm))
+
+
+@pytest.mark.parametrize("arm, against", [("dual pivot", "blind"), ("swap", "blind"), ("dual pivot", "swap")])
+def test_the_paired_interval_by_hand(table, arm, against):
+    d = means(table, "identity", arm) - means(table, "identity", against)
+    half = stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / math.sqrt(len(d))
+    assert np.allclose(study.paired(table, "identity", arm, against), (d.mean(), d.mean() - half, d.mean() + half))
+    assert np.allclose(study.paired(table, "identity", against, arm), (-d.mean(), -d.mean() - half, -d.mean() + half))
+
+
+def test_the_summary_has_every_arm_and_its_differences(table):
+    found = study.summary(table)
+    assert list(found.index) == ["input", *study.ARMS]
+    for metric in metrics.LABEL:
+        for arm in found.index:
+            assert found.loc[arm, metric] == pytest.approx(means(table, metric, arm).mean())
+        row = found.loc["dual pivot", [f"{metric} difference", f"{metric} low", f"{metric} high"]]
+        assert np.allclose(row.astype(float), study.paired(table, metric, "dual pivot"))
+        assert found.loc["blind", [f"{metric} difference", f"{metric} low"]].isna().all()
+    assert list(study.summary(table[table.arm.isin(["blind", "swap"])]).index) == ["blind", "swap"]
+
+
+def test_a_study_without_truth_has_identity_alone(table):
+    found = study.summary(table[table.metric == "identity"])
+    assert list(found.columns) == ["identity", "identity difference", "identity low", "identity high"]
+    text = study.shown(found)
+    assert list(text.columns) == [metrics.LABEL["identity"]] and list(text.index) == list(found.index)
+
+
+def test_a_summary_is_shown_rounded_with_its_interval(table):
+    found = study.summary(table)
+    text = study.shown(found).loc["dual pivot", metrics.LABEL["psnr"]]
+    mean, d, low, high = found.loc["dual pivot", ["psnr", "psnr difference", "psnr low", "psnr high"]]
+    assert text == f"{mean:.2f} ({d:+.2f} [{low:+.2f}, {high:+.2f}])"
+    assert study.shown(found).loc["blind", metrics.LABEL["identity"]] == f"{found.loc['blind', 'identity']:.3f}"
+
+
+@pytest.mark.parametrize("shift, spread, word", [(0.5, 0.01, "reproduced"), (-0.5, 0.01, "contradicted"), (0.0, 1.0, "open")])
+def test_verdicts_follow_the_interval(shift, spread, word):
+    """Dual pivot's identity, and its perceptual distance with the other sign; the rest stands at random."""
+    rng = np.random.default_rng(1)
+    noise = rng.normal(size=6)
+    noise = spread * (noise - noise.mean())
+    sign = {"identity": 1, "perceptual": -1, "psnr": -1}
+    rows = [dict(person=str(p), arm=arm, shot=0, seed=0, metric=metric,
+                 value=(shift + noise[p]) * sign[metric] if arm == "dual pivot" else 0.001 * rng.normal())
+            for p in range(6) for arm in study.ARMS for metric in metrics.LABEL]
+    found = study.verdicts(pd.DataFrame(rows))
+    assert len(found) == len(study.STATEMENTS) and list(found.verdict[:3]) == [word] * 3
+
+
+def test_one_person_alone_decides_nothing(table):
+    with pytest.warns(RuntimeWarning):
+        assert set(study.verdicts(table[table.person == "people:49"]).verdict) == {"open"}
+
+
+def test_every_statement_is_about_known_arms_and_metrics():
+    assert all(metric in metrics.LABEL and {arm, against} <= set(study.ARMS) for metric, arm, against, *_ in study.STATEMENTS)
+
+
+# ---- arms ----
+
+@pytest.fixture
+def tunings(monkeypatch):
+    """The calls of both pivots; a tuned part is the name of how it was made."""
+    calls = []
+
+    def textual(B, shots, prompt, tuning, *, in_context, prior=None):
+        calls.append(f"G {'in context' if in_context else 'alone'} {prompt} {'with prior' if prior else ''}".strip())
+        return B.with_(G=calls[-1])
+
+    def model(B, shots, prompt, tuning):
+        calls.append(f"E around {B.G if isinstance(B.G, str) else 'base'}, {prompt!r}")
+        return B.with_(E=calls[-1])
+    monkeypatch.setattr(study, "textual_pivot", textual)
+    monkeypatch.setattr(study, "model_pivot", model)
+    return calls
+
+
+def test_six_arms_and_what_two_share_is_tuned_once(B, who, tunings):
+    p = who.prompt
+    tuned = study.tune_arms(B, who, PLAN)
+    assert list(tuned) == list(study.ARMS) and len(tunings) == len(set(tunings)) == 5
+    assert [prompt for _, prompt in tuned.values()] == ["", p, p, "", p, p]
+    system = {arm: B for arm, (B, _) in tuned.items()}
+    assert system["blind"] is B
+    assert system["swap"].G == f"G alone {p}" and system["swap"].E is B.E
+    assert system["in-context"].G == f"G in context {p}" and system["in-context"].E is B.E
+    assert system["encoder-only"].G is B.G and system["encoder-only"].E == "E around base, ''"
+    assert system["swap + model pivot"].G is system["swap"].G and system["swap + model pivot"].E == f"E around G alone {p}, {p!r}"
+    assert system["dual pivot"].G is system["in-context"].G and system["dual pivot"].E == f"E around G in context {p}, {p!r}"
+
+
+@pytest.mark.parametrize("arms, tuned", [(("blind",), 0), (("dual pivot", "blind"), 2), (("swap",), 1), (("in-context", "encoder-only"), 2)])
+def test_only_the_wanted_arms_are_tuned(B, who, tunings, arms, tuned):
+    assert list(study.tune_arms(B, who, PLAN, arms)) == list(arms) and len(tunings) == tuned
+
+
+def test_the_prior_reaches_the_textual_pivots(B, who, tunings):
+    study.tune_arms(B, who, PLAN, ("swap", "in-context"), prior="others")
+    assert all(call.endswith("with prior") for call in tunings)
+
+
+def test_all_arms_really_tune_and_restore_from_the_same_noise(B, who, monkeypatch):
+    seen = []
+    real = study.restore
+    monkeypatch.setattr(study, "restore", lambda *args, **options: seen.append(options["seeds"]) or real(*args, **options))
+    tuned = study.tune_arms(B, who, PLAN, ("blind", "dual pivot"))
+    restored = study.restore_arms(tuned, who.degraded, PLAN)
+    assert seen[0] == seen[1] and len(set(seen[0])) == 4
+    assert {arm: tuple(x.shape) for arm, x in restored.items()} == dict.fromkeys(tuned, (2, 2, 3, 64, 64))
+    for seed, shot in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        alone = restore(B, who.degraded[shot:shot + 1], seeds=[seen[0][2 * seed + shot]], steps=3, gamma=PLAN.gamma, w=PLAN.w)
+        assert abs(to_uint8(alone).astype(int) - to_uint8(restored["blind"][seed, shot][None])).max() <= 1
+    assert not torch.allclose(restored["blind"], restored["dual pivot"])
+
+
+def test_scores_are_tidy_and_of_the_right_pictures(who, monkeypatch):
+    monkeypatch.setattr(metrics, "measure", lambda x, truth, references, pack: {"psnr": x.mean((1, 2, 3)), "pack": [pack] * len(x)})
+    restored = {"blind": torch.arange(4.0).reshape(2, 2, 1, 1, 1).expand(2, 2, 3, 8, 8)}
+    rows = pd.DataFrame(study.score(who, restored, pack=7))
+    assert set(rows.person) == {"people:9"} and set(rows[rows.metric == "pack"].value) == {7}
+    blind = rows[(rows.arm == "blind") & (rows.metric == "psnr")].set_index(["seed", "shot"]).value
+    assert blind.to_dict() == {(0, 0): 0, (0, 1): 1, (1, 0): 2, (1, 1): 3}
+    given = rows[(rows.arm == "input") & (rows.metric == "psnr")]
+    assert np.allclose(given.value, who.degraded.mean((1, 2, 3))) and set(given.seed) == {0}
+
+
+# ---- cases ----
+
+def test_a_case_degrades_shots_that_are_not_among_the_references():
+    found, again, other = (study.case(name, PLAN, 64) for name in ("people:1009", "people:1009", "people:1019"))
+    person = people.Person(1009)
+    drawn = to_tensor(people.render([(person, person.shot(k)) for k in (0, 1, 2)], 64).pictures)
+    assert found.prompt == "a photo of a sks person" and torch.equal(found.references, drawn)
+    assert found.truth.shape == found.degraded.shape == (2, 3, 64, 64) and len(found.stems) == 2
+    assert min(float((t - r).abs().mean()) for t in found.truth for r in found.references) > 0.02
+    assert torch.equal(found.degraded, again.degraded) and not torch.equal(found.degraded, found.truth)
+    seeds = [[n * 100 + k for k in range(2)] for n in (1009, 1019)]
+    assert torch.equal(degrade(found.truth, PLAN.recipe, seeds[0])[0], found.degraded)
+    assert torch.equal(degrade(other.truth, PLAN.recipe, seeds[1])[0], other.degraded)
+
+
+def test_prior_pictures_are_of_training_people(monkeypatch):
+    seen, real = [], people.render
+    monkeypatch.setattr(people, "render", lambda pairs, size: seen.extend(p for p, _ in pairs) or real(pairs, size))
+    assert study.prior_pictures(9, 32).shape == (9, 3, 32, 32)
+    assert len(set(seen)) == 9 and {p.split for p in seen} == {"train"}
+
+
+# ---- rulers ----
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    torch.manual_seed(3)
+    folder = tmp_path_factory.mktemp("judges")
+    judges.ship(judges.Recogniser().eval(), judges.Perceptual(judges.Features(4)).eval(), folder)
+    return folder
+
+
+@pytest.fixture
+def small_judges(shipped, monkeypatch):
+    monkeypatch.setattr(metrics, "RECOGNISER", shipped / "people-r.onnx")
+    monkeypatch.setattr(metrics.perceptual, "__defaults__", (shipped / "people-p.onnx",))
+
+
+def test_psnr_in_closed_form():
+    """Known errors against the range 2, that of [-1, 1]; one number a picture."""
+    a = tiny_system.pictures(4) * 0.5
+    errors = torch.tensor([2.0, 0.2, 0.02, 0.001])
+    sign = torch.where(torch.arange(64) % 2 == 0, 1.0, -1.0)
+    assert torch.allclose(metrics.psnr(a, a + errors[:, None, None, None] * sign), 20 * torch.log10(2 / errors), atol=1e-2)
+    noisy = a + 0.1 * torch.randn(a.shape, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(metrics.psnr(a, noisy), torch.full((4,), 10 * math.log10(4 / 0.01)), atol=0.15)
+    assert torch.allclose(metrics.psnr(a, noisy), metrics.psnr(noisy, a))
+    by_hand = [10 * math.log10(4 / float((x - y).square().mean())) for x, y in zip(a, noisy)]
+    assert torch.allclose(metrics.psnr(a, noisy), torch.tensor(by_hand), atol=1e-4)
+
+
+def test_with_the_truth_all_three_are_measured(small_judges):
+    x, y = tiny_system.pictures(3, 1, 128), tiny_system.pictures(3, 2, 128)
+    found = metrics.measure(x, y)
+    assert list(found) == ["psnr", "perceptual", "identity"] == list(metrics.LABEL) == list(metrics.HIGHER_IS_BETTER)
+    vectors = [identity.embed(z, metrics.RECOGNISER, crop="whole") for z in (x, y)]
+    assert torch.allclose(found["identity"], (vectors[0] * vectors[1]).sum(1), atol=1e-5)
+    assert torch.allclose(found["psnr"], metrics.psnr(x, y))
+    same = metrics.measure(x, x + 1e-4)
+    assert same["perceptual"].max() < 0.01 < found["perceptual"].min() and same["identity"].min() > 0.999
+
+
+def test_without_the_truth_identity_to_the_references_alone(small_judges):
+    x, references = tiny_system.pictures(3, 1, 128), tiny_system.pictures(4, 2, 128)
+    found = metrics.measure(x, references=references)
+    assert list(found) == ["identity"]
+    v, r = (identity.embed(z, metrics.RECOGNISER, crop="whole").numpy() for z in (x, references))
+    assert np.allclose(found["identity"], v @ r.mean(0) / np.linalg.norm(r.mean(0)), atol=1e-5)
+
+
+def test_a_pack_for_real_faces_sees_the_published_crop(tmp_path):
+    pack = write_recogniser(tmp_path / "pack.onnx", np.random.default_rng(0).normal(size=(3 * 112 * 112, 8)))
+    x = tiny_system.pictures(2, 1, 128)
+    assert torch.allclose(metrics.embeddings(x, pack), identity.embed(x, pack, crop="template"))
+    assert not torch.allclose(metrics.embeddings(x, pack), identity.embed(x, pack, crop="whole"), atol=1e-3)
+    found = metrics.measure(x, references=x, pack=pack)["identity"]
+    assert found.shape == (2,) and found.max() <= 1 + 1e-5
+
+
+def test_missing_and_broken_judges_are_named(tmp_path, monkeypatch):
+    x = tiny_system.pictures(1, size=128)
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    for name in ("absent.onnx", "broken.onnx"):
+        with pytest.raises(WeightsError, match=f"{name}.*Remedy"):
+            metrics.perceptual(x, x, tmp_path / name)
+        monkeypatch.setattr(metrics, "RECOGNISER", tmp_path / name)
+        with pytest.raises(PackError, match=f"{name}.*Remedy"):
+            metrics.embeddings(x)
+
+
+def test_no_small_judge_is_called_by_a_published_name():
+    names = " ".join(metrics.LABEL.values()).lower()
+    assert "arcface" not in names and "lpips" not in names and "people-r" in names and "people-p" in names
+
+
+# ---- bars of the shipped weights ----
+
+def test_the_area_under_the_roc_by_counting():
+    vectors = torch.nn.functional.normalize(torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), dim=1)
+    who = [n // 3 for n in range(12)]
+    pairs = [(float(vectors[i] @ vectors[j]), who[i] == who[j]) for i in range(12) for j in range(i)]
+    wins = [(a > b) + 0.5 * (a == b) for a, s in pairs if s for b, t in pairs if not t]
+    assert quality.auc(vectors, 3) == pytest.approx(np.mean(wins))
+
+
+def test_bars_are_never_measured_on_training_people(B):
+    with pytest.raises(SplitError):
+        quality.measure(B, people.people_of("train", 2))
+    with pytest.raises(SplitError):
+        quality.measure(B, [people.Person(9), people.Person(1)])
+
+
+def test_the_study_resumes_by_person(B, tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(study, "one", lambda B, name, *_: done.append(name) or (name, name))
+    monkeypatch.setattr(study, "score", lambda who, restored, pack=None: [dict(person=who, value=len(done))])
+    names = ["people:9", "people:19", "a/obama", "b/obama", "obama/"]
+    first, shown = study.run(B, names, PLAN, tmp_path, None)
+    assert done == names and [row["person"] for row in first] == names and shown == (names[-1],) * 2
+    again, _ = study.run(B, names, PLAN, tmp_path, None)
+    assert done[5:] == names[-1:] and [row["person"] for row in again] == names  # the last is needed to be looked at
+    assert "scorer" in inspect.signature(study.run).parameters
