@@ -158,12 +158,13 @@ def fit_cleaner(B, pool, *, batch=16, **options):
 
 
 @torch.no_grad()
-def latents(B, pictures, scaled=True, batch=256, through=None):
+def latents(B, pictures, scaled=True, batch=64, through=None, amp=False):
     """Latents (N, C, h, w) of uint8 pictures (N, 3, H, W), in batches; `through` is applied to each batch first."""
     out = []
     for x in pictures.split(batch):
         x = x.to(B.device).float() / 127.5 - 1
-        z = B.encode(through(x) if through else x)
+        with torch.autocast(B.device.type, torch.bfloat16, enabled=amp):
+            z = B.encode(through(x) if through else x).float()
         out.append(z if scaled else z / B.vae.config.scaling_factor)
     return torch.cat(out)
 
@@ -178,9 +179,9 @@ def min_snr_loss(B, x0, g, prompt, hint=None, null=None, limit=5.0):
     return (error.square().mean((1, 2, 3)) * snr.clamp(max=limit) / snr).mean()
 
 
-def fit_G(B, pool, *, batch=16, empty=0.2, plain=0.15, **options):
+def fit_G(B, pool, *, batch=16, empty=0.2, plain=0.15, amp=False, **options):
     """G and its text encoder on captions; the prompt is empty with chance `empty`, the class alone with chance `plain`."""
-    x0 = latents(B, pool.pictures)
+    x0 = latents(B, pool.pictures, amp=amp)
     tokens = _tokens(B, ["", CLASS_PROMPT, *pool.captions])
 
     def loss_of(g):
@@ -188,19 +189,19 @@ def fit_G(B, pool, *, batch=16, empty=0.2, plain=0.15, **options):
         u = torch.rand(batch, generator=g, device=g.device)
         which = torch.where(u < empty, 0, torch.where(u < empty + plain, 1, i + 2))
         return min_snr_loss(B, x0[i], g, B.text_encoder(tokens[which]).last_hidden_state)
-    return fit("G", [B.G, B.text_encoder], loss_of, **options)
+    return fit("G", [B.G, B.text_encoder], loss_of, amp=amp, **options)
 
 
-def fit_E(B, pool, *, batch=16, **options):
+def fit_E(B, pool, *, batch=16, amp=False, **options):
     """E inside B with the empty prompt on both sides (eq. 4); the hint is the latent of the cleaned picture."""
-    x0, hints = latents(B, pool.pictures), latents(B, pool.degraded, through=B.clean)
+    x0, hints = latents(B, pool.pictures, amp=amp), latents(B, pool.degraded, through=B.clean, amp=amp)
     null = B.embed([""])
 
     def loss_of(g):
         i = torch.randint(len(x0), (batch,), generator=g, device=g.device)
         empty = null.expand(batch, -1, -1)
         return min_snr_loss(B, x0[i], g, empty, hints[i], empty)
-    return fit("E", [B.E], loss_of, **options)
+    return fit("E", [B.E], loss_of, amp=amp, **options)
 
 
 def _tokens(B, captions):

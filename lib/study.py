@@ -1,6 +1,6 @@
 """The six arms of Figs 2 and 9 on many people: tuned, restored, measured, compared in pairs."""
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from lib import metrics, people
+from lib import metrics, paths, people
 from lib.degrade import degrade
 from lib.faces import open_person, to_tensor
 from lib.pivot import model_pivot, pivot_prompt, prepare, textual_pivot
@@ -67,20 +67,24 @@ def prior_pictures(count, size=128):
     return to_tensor(people.render([(p, p.shot(0)) for p in crowd], size).pictures)
 
 
-def tune_arms(B, case, plan, arms=tuple(ARMS), prior=None):
+def tune_arms(B, case, plan, arms=tuple(ARMS), prior=None, folder=None):
     """arm -> (system, prompt for G) of the wanted arms; what two arms share is tuned once.
 
-    B: the blind system; case: the person; prior: `prepare`d generic people, or None.
+    B: the blind system; case: the person; prior: `prepare`d generic people, or None; folder: where an interrupted
+    tuning keeps what is done, emptied at the end.
     """
+    aside = lambda tuning, arm: replace(tuning, folder=str(Path(folder) / arm)) if folder else tuning  # noqa: E731
     shots, p = prepare(B, case.references, plan.recipe, seed=plan.textual.seed), case.prompt
     tuned = {"blind": (B, "")}
     for arm, second, context in (("swap", "swap + model pivot", False), ("in-context", "dual pivot", True)):
         if arm in arms or second in arms:
-            tuned[arm] = textual_pivot(B, shots, p, plan.textual, in_context=context, prior=prior), p
+            tuned[arm] = textual_pivot(B, shots, p, aside(plan.textual, arm), in_context=context, prior=prior), p
         if second in arms:
-            tuned[second] = model_pivot(tuned[arm][0], shots, p, plan.model), p
+            tuned[second] = model_pivot(tuned[arm][0], shots, p, aside(plan.model, second)), p
     if "encoder-only" in arms:
-        tuned["encoder-only"] = model_pivot(B, shots, "", plan.model), ""
+        tuned["encoder-only"] = model_pivot(B, shots, "", aside(plan.model, "encoder-only")), ""
+    if folder:
+        paths.remove(Path(folder))
     return {arm: tuned[arm] for arm in arms}
 
 
@@ -140,18 +144,18 @@ def run(B, names, plan, folder, record, arms=tuple(ARMS), pack=None, scorer=None
     for name in names:
         kept = Path(folder) / "people" / f"{quote(name, safe='').replace('%3A', '-')}.json"
         if not kept.is_file() or name == names[-1]:
-            shown = one(B, name, plan, record, arms, pack)
+            shown = one(B, name, plan, record, arms, pack, folder=kept.with_suffix(""))
             write_json(kept, score(*shown, scorer))
         rows += json.loads(kept.read_text())
     return rows, shown
 
 
-def one(B, name, plan, record, arms=tuple(ARMS), pack=None):
+def one(B, name, plan, record, arms=tuple(ARMS), pack=None, folder=None):
     """One person's case and restorations by each arm; the seconds of both stages go to the record."""
     who = case(name, plan, B.size, pack)
     prior = prepare(B, prior_pictures(plan.prior, B.size), plan.recipe) if plan.prior else None
     with record.stage("tuning"):
-        tuned = tune_arms(B, who, plan, arms, prior)
+        tuned = tune_arms(B, who, plan, arms, prior, folder)
     with record.stage("restoring"):
         return who, restore_arms(tuned, who.degraded, plan)
 
@@ -187,3 +191,10 @@ def shown(summary):
                       zip(*(summary[f"{metric} {what}"] for what in ("difference", "low", "high")))]
         out[label] = [f"{mean:.{digits}f}{text}" for mean, text in zip(summary[metric], difference)]
     return out
+
+
+def markdown(table):
+    """The `shown` summary of tidy rows as a Markdown table: what README holds."""
+    rows = shown(summary(table)).reset_index()
+    lines = [list(rows.columns), ["---"] * len(rows.columns), *rows.astype(str).values.tolist()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -305,7 +305,7 @@ def test_bars_are_never_measured_on_training_people(B):
 
 def test_the_study_resumes_by_person(B, tmp_path, monkeypatch):
     done = []
-    monkeypatch.setattr(study, "one", lambda B, name, *_: done.append(name) or (name, name))
+    monkeypatch.setattr(study, "one", lambda B, name, *_, **__: done.append(name) or (name, name))
     monkeypatch.setattr(study, "score", lambda who, restored, pack=None: [dict(person=who, value=len(done))])
     names = ["people:9", "people:19", "a/obama", "b/obama", "obama/"]
     first, shown = study.run(B, names, PLAN, tmp_path, None)
