@@ -82,7 +82,7 @@ def fit(name, modules, loss_of, *, steps, lr, seed=0, device="cpu", folder=None,
     """
     trained = torch.nn.ModuleList(modules).requires_grad_(True).train()
     average = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(min(ema, 1 - 10 / max(steps, 20))))
-    optimiser = torch.optim.AdamW(trained.parameters(), lr=lr, betas=(0.9, 0.99), fused=torch.device(device).type == "cuda")
+    optimiser = torch.optim.AdamW(trained.parameters(), lr=lr, betas=(0.9, 0.99), fused=True)
     schedule = get_cosine_schedule_with_warmup(optimiser, max(1, steps // 40), steps)
     state = {"trained": trained, "average": average, "optimiser": optimiser, "schedule": schedule}
     path = Path(folder) / f"{name}.pt" if folder else None
