@@ -80,6 +80,7 @@ def _execute(notebook, values, folder):
 
 def _papermill(notebook, partial, values, folder):
     logging.getLogger("papermill").setLevel(logging.ERROR)
+    outer = os.environ.get("WORKBOOK_RUN_FOLDER")  # a notebook may run another (20)
     os.environ["WORKBOOK_RUN_FOLDER"] = str(folder)  # the kernel inherits it
     try:
         # Ports picked for TCP can be taken by another run in the same second; sockets in an own folder cannot.
@@ -89,7 +90,7 @@ def _papermill(notebook, partial, values, folder):
                                        kernel_name="python3", cwd=notebook.parent, config=config,
                                        progress_bar={"desc": notebook.stem})
     finally:
-        del os.environ["WORKBOOK_RUN_FOLDER"]
+        os.environ.pop("WORKBOOK_RUN_FOLDER") if outer is None else os.environ.update(WORKBOOK_RUN_FOLDER=outer)
 
 
 def _check_record(folder, values):
