@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from skimage.transform import SimilarityTransform
 
+from lib import paths
 from lib.errors import FaceError, NoFaceError, PackError, SeveralFacesError
 
 TEMPLATE_512 = np.array([[192.98, 239.95], [318.90, 240.19], [256.63, 314.02], [201.26, 371.41], [313.09, 371.15]])
@@ -36,13 +37,12 @@ def template(size):
 def pack_folder(pack, root=INSIGHTFACE):
     """The folder of an insightface pack; never a download.
 
-    Args: pack, a name under `root`/models ("buffalo_l") or the path of a folder; root, used for names only.
+    Args: pack, a name under `root`/models ("buffalo_l") or the path of a folder (`paths.given`); root, used for names only.
     Returns an absolute Path. Raises PackError when it is not there or holds no model.
     """
     named = isinstance(pack, str) and Path(pack).name == pack
     # insightface would let a folder of that name in the current directory win, and would try a download
-    folder = Path(root, "models", pack) if named else Path(pack)
-    folder = folder.expanduser().absolute()
+    folder = Path(root, "models", pack).expanduser().absolute() if named else paths.given(pack)
     if not any(folder.glob("*.onnx")) and not any(folder.glob("*/*.onnx")):
         raise PackError(f"No insightface pack: {folder} is not a folder with ONNX models. Remedy: while online, run "
                         f"python -c \"import insightface; insightface.app.FaceAnalysis('buffalo_l')\" once, "

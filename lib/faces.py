@@ -129,13 +129,13 @@ def _crop(file, size, pack, root, choose):
 def load_person(folder, size=128, pack=None, choose="only", root=align.INSIGHTFACE):
     """A person folder, checked whole before anything is aligned.
 
-    Args: folder with references/*, inputs/*, targets/* (optional) and person.yaml; size of the crops; pack, None when
+    Args: folder (`paths.given`) with references/*, inputs/*, targets/* (optional) and person.yaml; size of the crops; pack, None when
     the pictures are aligned square crops already, else the insightface pack (`align.pack_folder`) that aligns whole
     photographs; choose, "only" or "largest" face; root of named packs. A target is aligned as its input is.
     Returns a PersonFolder. Raises the errors of `read_card`, `list_pictures`, `load_picture`, `align.align`;
     MissingPicturesError (folder, too few references), PairingError, PictureSizeError.
     """
-    folder = Path(folder)
+    folder = paths.given(folder)
     if not folder.is_dir():
         raise MissingPicturesError(f"No person folder: {folder}. Remedy: check the path, or name a procedural person, "
                                    f"such as people:1009.")

@@ -3,14 +3,13 @@
 The identity of a restoration is the cosine between embeddings (the paper's ID, Sec. IV; ArcFace, arXiv 1801.07698).
 """
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import torch
 import torch.nn.functional as F
 
-from lib import align
+from lib import align, paths
 from lib.errors import PackError, PictureError
 from lib.pictures import to_uint8
 
@@ -45,12 +44,12 @@ def _from_folder(folder):
 def recogniser(pack, root=align.INSIGHTFACE):
     """The recogniser that insightface makes of a pack or file; kept, so that it loads once.
 
-    Args: pack, an .onnx file or what `align.pack_folder` takes; root, used for pack names only.
+    Args: pack, an .onnx file (`paths.given`) or what `align.pack_folder` takes; root, used for pack names only.
     Returns an insightface ArcFaceONNX. Raises PackError when missing, unreadable or not a recogniser.
     """
     if not str(pack).endswith(".onnx"):
         return _from_folder(align.pack_folder(pack, root))
-    file = Path(pack).expanduser().absolute()
+    file = paths.given(pack)
     if not file.is_file():
         raise PackError(f"No recogniser file: {file}. Remedy: check the path, or use a pack that you have.")
     return _from_file(file)

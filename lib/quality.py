@@ -1,4 +1,6 @@
 """How good the shipped weights are, on people whom nothing was trained on: the bars of the tiny system."""
+import operator
+
 import pandas as pd
 import torch
 from scipy.stats import mannwhitneyu
@@ -10,6 +12,7 @@ from lib.restore import restore
 
 BARS = {"recogniser AUC": (">=", 0.995), "autoencoder PSNR": (">=", 30.0), "cleaner gain": (">=", 2.0), "blind gain": (">", 0.0),
         "blind distance ratio": ("<=", 0.5)}
+HOLDS = {">=": operator.ge, ">": operator.gt, "<=": operator.le}
 
 
 def measure(B, crowd, recipe="tiny", shots=4, steps=50):
@@ -44,5 +47,5 @@ def auc(vectors, shots):
 def against_bars(found):
     """A table of the measured numbers beside the bars they were made for."""
     rows = [{"measure": name, "measured": found[name], "bar": f"{sign} {bar}",
-             "met": found[name] >= bar if ">" in sign else found[name] <= bar} for name, (sign, bar) in BARS.items()]
+             "met": HOLDS[sign](found[name], bar)} for name, (sign, bar) in BARS.items()]
     return pd.DataFrame(rows).set_index("measure")

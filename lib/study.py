@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from lib import metrics, paths, people
+from lib import identity, metrics, paths, people
 from lib.degrade import degrade
 from lib.faces import open_person, to_tensor
 from lib.pivot import model_pivot, pivot_prompt, prepare, textual_pivot
@@ -47,18 +47,22 @@ class Case:
     degraded: torch.Tensor  # (S, 3, H, W)
     truth: torch.Tensor | None  # (S, 3, H, W)
     stems: list
+    scorer: str | None = None  # the recogniser that knows such faces; people-r without it
 
 
-def case(name, plan, size=128, pack=None):
+def case(name, plan, size=128, pack=None, scorer=None):
     """The case of "people:SEED", whose test shots are degraded here, each with its own seed, or of a person folder.
 
-    pack: the insightface pack that aligns whole photographs. Raises the errors of `faces.open_person`.
+    pack: the insightface pack that aligns whole photographs; scorer: the recogniser of real faces, opened here, because
+    it is needed only after the tuning. Raises the errors of `faces.open_person` and `identity.recogniser`.
     """
-    who = open_person(name, size, pack=pack, references=plan.references, inputs=plan.shots)
+    if scorer:
+        identity.recogniser(scorer)
+    who = open_person(name, size, pack=pack or None, references=plan.references, inputs=plan.shots)
     degraded = who.inputs
     if degraded is None:
         degraded, _ = degrade(who.targets, plan.recipe, [people.parse(name).seed * 100 + k for k in range(plan.shots)])
-    return Case(who.name, pivot_prompt(who.class_noun), who.references, degraded, who.targets, who.stems)
+    return Case(who.name, pivot_prompt(who.class_noun), who.references, degraded, who.targets, who.stems, scorer or None)
 
 
 def prior_pictures(count, size=128):
@@ -96,15 +100,12 @@ def restore_arms(tuned, degraded, plan, batch=8):
     return {arm: restore(B, every, prompt, **options).unflatten(0, (K, S)) for arm, (B, prompt) in tuned.items()}
 
 
-def score(case, restored, pack=None):
-    """Tidy rows (person, arm, shot, seed, metric, value) of `restore_arms`' pictures, with the degraded input as an arm.
-
-    pack: the recogniser for real faces; the small one for procedural people without it.
-    """
+def score(case, restored):
+    """Tidy rows (person, arm, shot, seed, metric, value) of `restore_arms`' pictures, with the degraded input as an arm."""
     rows = []
     for arm, pictures in {"input": case.degraded[None], **restored}.items():
         for seed, batch in enumerate(pictures):
-            for metric, values in metrics.measure(batch, case.truth, case.references, pack).items():
+            for metric, values in metrics.measure(batch, case.truth, case.references, case.scorer).items():
                 rows += [dict(person=case.name, arm=arm, shot=s, seed=seed, metric=metric, value=float(v)) for s, v in enumerate(values)]
     return rows
 
@@ -138,26 +139,26 @@ def summary(table, against="blind"):
 def run(B, names, plan, folder, record, arms=tuple(ARMS), pack=None, scorer=None):
     """The study: every person tuned, restored and scored, one file each in `folder`, so that a rerun goes on where it stopped.
 
-    Returns the tidy rows of all, and (case, restored) of the person tuned last, to be looked at.
+    Every person is opened before the first is tuned. Returns the tidy rows of all, and (case, restored) of the person
+    tuned last, to be looked at.
     """
-    rows, shown = [], None
-    for name in names:
+    rows, shown, cases = [], None, [case(name, plan, B.size, pack, scorer) for name in names]
+    for name, who in zip(names, cases):
         kept = Path(folder) / "people" / f"{quote(name, safe='').replace('%3A', '-')}.json"
         if not kept.is_file() or name == names[-1]:
-            shown = one(B, name, plan, record, arms, pack, folder=kept.with_suffix(""))
-            write_json(kept, score(*shown, scorer))
+            shown = who, one(B, who, plan, record, arms, folder=kept.with_suffix(""))
+            write_json(kept, score(*shown))
         rows += json.loads(kept.read_text())
     return rows, shown
 
 
-def one(B, name, plan, record, arms=tuple(ARMS), pack=None, folder=None):
-    """One person's case and restorations by each arm; the seconds of both stages go to the record."""
-    who = case(name, plan, B.size, pack)
+def one(B, who, plan, record, arms=tuple(ARMS), folder=None):
+    """One person's restorations by each arm, `who` being the case; the seconds of both stages go to the record."""
     prior = prepare(B, prior_pictures(plan.prior, B.size), plan.recipe) if plan.prior else None
     with record.stage("tuning"):
         tuned = tune_arms(B, who, plan, arms, prior, folder)
     with record.stage("restoring"):
-        return who, restore_arms(tuned, who.degraded, plan)
+        return restore_arms(tuned, who.degraded, plan)
 
 
 STATEMENTS = (  # what the paper says of the arms: metric, arm, the arm it is held against, the sign it expects

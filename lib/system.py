@@ -21,6 +21,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lib.errors import WeightsError
+from lib.paths import writing
 from lib.people import WORDS
 
 RARE_TOKEN = "sks"  # never in a caption, so its meaning is free
@@ -157,13 +158,13 @@ class System:
         return digest.hexdigest()[:16]
 
     def save(self, folder, dtype=torch.float16):
-        """Writes a system folder in diffusers' own layout, safetensors, weights in `dtype`."""
-        folder = Path(folder)
-        for name, module in self.modules().items():
-            copy.deepcopy(module).to(dtype).save_pretrained(folder / name)
-        self.tokenizer.save_pretrained(folder / "tokenizer")
-        self.scheduler.save_pretrained(folder / "scheduler")
-        (folder / "provenance.json").write_text(json.dumps(self.provenance, indent=1) + "\n")
+        """Writes a system folder in diffusers' own layout, safetensors, weights in `dtype`; whole or not at all."""
+        with writing(folder) as aside:
+            for name, module in self.modules().items():
+                copy.deepcopy(module).to(dtype).save_pretrained(aside / name)
+            self.tokenizer.save_pretrained(aside / "tokenizer")
+            self.scheduler.save_pretrained(aside / "scheduler")
+            (aside / "provenance.json").write_text(json.dumps(self.provenance, indent=1) + "\n")
 
 
 def load(folder, device="cpu"):

@@ -1,6 +1,7 @@
 """The study and its rulers: paired intervals, means over people, shared tunings, and metrics in closed form."""
-import inspect
 import math
+import os
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,10 +11,10 @@ import torch
 from scipy import stats
 from tiny_pack import write_recogniser
 
-from lib import identity, judges, metrics, people, quality, study
+from lib import identity, judges, metrics, paths, people, quality, study
 from lib.degrade import degrade
-from lib.errors import PackError, SplitError, WeightsError
-from lib.faces import to_tensor, to_uint8
+from lib.errors import MissingPicturesError, PackError, SplitError, WeightsError
+from lib.faces import save_picture, to_tensor, to_uint8
 from lib.restore import restore
 from lib.tune import Tuning
 
@@ -183,7 +184,7 @@ def test_all_arms_really_tune_and_restore_from_the_same_noise(B, who, monkeypatc
 def test_scores_are_tidy_and_of_the_right_pictures(who, monkeypatch):
     monkeypatch.setattr(metrics, "measure", lambda x, truth, references, pack: {"psnr": x.mean((1, 2, 3)), "pack": [pack] * len(x)})
     restored = {"blind": torch.arange(4.0).reshape(2, 2, 1, 1, 1).expand(2, 2, 3, 8, 8)}
-    rows = pd.DataFrame(study.score(who, restored, pack=7))
+    rows = pd.DataFrame(study.score(replace(who, scorer=7), restored))
     assert set(rows.person) == {"people:9"} and set(rows[rows.metric == "pack"].value) == {7}
     blind = rows[(rows.arm == "blind") & (rows.metric == "psnr")].set_index(["seed", "shot"]).value
     assert blind.to_dict() == {(0, 0): 0, (0, 1): 1, (1, 0): 2, (1, 1): 3}
@@ -305,11 +306,35 @@ def test_bars_are_never_measured_on_training_people(B):
 
 def test_the_study_resumes_by_person(B, tmp_path, monkeypatch):
     done = []
-    monkeypatch.setattr(study, "one", lambda B, name, *_, **__: done.append(name) or (name, name))
-    monkeypatch.setattr(study, "score", lambda who, restored, pack=None: [dict(person=who, value=len(done))])
+    monkeypatch.setattr(study, "case", lambda name, *_: name)
+    monkeypatch.setattr(study, "one", lambda B, who, *_, **__: done.append(who) or who)
+    monkeypatch.setattr(study, "score", lambda who, restored: [dict(person=who, value=len(done))])
     names = ["people:9", "people:19", "a/obama", "b/obama", "obama/"]
     first, shown = study.run(B, names, PLAN, tmp_path, None)
     assert done == names and [row["person"] for row in first] == names and shown == (names[-1],) * 2
     again, _ = study.run(B, names, PLAN, tmp_path, None)
     assert done[5:] == names[-1:] and [row["person"] for row in again] == names  # the last is needed to be looked at
-    assert "scorer" in inspect.signature(study.run).parameters
+
+
+@pytest.mark.parametrize("names, scorer, error", [(["people:9", "people:1019", "nobody"], None, MissingPicturesError),
+                                                  (["people:9"], "nothing.onnx", PackError)])
+def test_nobody_is_tuned_before_every_person_and_the_scorer_are_found(B, tmp_path, monkeypatch, names, scorer, error):
+    monkeypatch.setattr(study, "one", lambda *_, **__: pytest.fail("tuned"))
+    with pytest.raises(error, match="Remedy"):
+        study.run(B, names, PLAN, tmp_path, None, scorer=scorer)
+
+
+def test_relative_paths_are_seen_from_the_repository_whatever_the_kernel_s_folder(tmp_path, monkeypatch):
+    """A notebook's kernel runs in notebooks/, whoever typed the path sat elsewhere."""
+    for part, shots in (("references", 3), ("inputs", 2)):
+        for k, picture in enumerate(tiny_system.pictures(shots, 5, 64)):
+            save_picture(tmp_path / "somebody" / part / f"{k}.png", picture)
+    (tmp_path / "somebody" / "person.yaml").write_text("{name: somebody, class_noun: person, real: false}")
+    pack = write_recogniser(tmp_path / "pack.onnx", np.random.default_rng(0).normal(size=(3 * 112 * 112, 8)))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    typed = [os.path.relpath(path, paths.ROOT) for path in (tmp_path / "somebody", pack)]
+    found = study.case(typed[0], PLAN, 64, scorer=typed[1])
+    assert found.degraded.shape == (2, 3, 64, 64) and found.truth is None
+    rows = pd.DataFrame(study.score(found, {"blind": found.references[None, :2]}))
+    assert set(rows.metric) == {"identity"} and set(rows.arm) == {"input", "blind"}
