@@ -19,7 +19,7 @@ from lib.paths import writing
 from lib.system import CLASS_PROMPT
 
 CHUNK = 20  # people a worker renders at once
-MIXTURE = ("tiny", "tiny", "tiny", "tiny-heavy")  # recipes that E and the cleaner are trained on
+MIXTURE = ("tiny", "tiny-heavy", "tiny", "tiny-heavy", "tiny-extreme")  # recipes that E and the cleaner are trained on
 
 
 @dataclass

@@ -74,6 +74,7 @@ _TINY = Stage(_PLAIN, kernel=(11, 11), sigma=(0.2, 2.0), down=(1.0, 3.5), interp
 _TINY_2 = replace(_TINY, kernel=(9, 9), sigma=(0.2, 1.0), down=(1.0, 1.6), noise=(0, 8))
 _HEAVY = replace(_TINY, sigma=(0.8, 2.5), down=(3.5, 5.0), noise=(4, 16), jpeg=(30, 80))
 _HEAVY_2 = replace(_TINY_2, down=(1.43, 1.6), noise=(0, 10), jpeg=(30, 80))
+_EXTREME, _EXTREME_2 = replace(_HEAVY, down=(5.0, 8.0)), replace(_HEAVY_2, down=(1.6, 1.8))
 _DPT = Stage(_PLAIN, sigma=(0.1, 10.0), down=(0.8, 8.0), noise=(0, 20), jpeg=(60, 100))
 
 RECIPES = {recipe.name: recipe for recipe in (
@@ -84,6 +85,7 @@ RECIPES = {recipe.name: recipe for recipe in (
            source="Wang et al. 2021; DiffBIR RealESRGANBatchTransform"),
     Recipe("tiny", 128, (_TINY, _TINY_2), source="this workbook: second order, for 128 px"),
     Recipe("tiny-heavy", 128, (_HEAVY, _HEAVY_2), source="this workbook: r = 5 to 8 in all"),
+    Recipe("tiny-extreme", 128, (_EXTREME, _EXTREME_2), source="this workbook: r = 8 to 14 in all, too little to tell who it is"),
 )}
 
 

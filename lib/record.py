@@ -3,7 +3,9 @@ import json
 import math
 import os
 import platform
+import resource
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -16,7 +18,7 @@ from lib.errors import RecordError
 
 FILE = "record.json"
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy", "pillow", "scikit-image", "insightface", "onnxruntime")
-FIELDS = ("notebook", "parameters", "seed", "device", "versions", "commit", "seconds", "metrics")
+FIELDS = ("notebook", "parameters", "seed", "device", "versions", "commit", "seconds", "peak_memory", "metrics")
 
 
 class Record:
@@ -49,7 +51,8 @@ class Record:
         Raises RecordError for NaN, infinity or a value that JSON does not have, NoSpaceError.
         """
         own = {"notebook": self.notebook, "parameters": self.parameters, "seed": self.seed, "device": self.device,
-               "versions": versions(), "commit": commit(), "seconds": self.seconds, "metrics": self.metrics}
+               "versions": versions(), "commit": commit(), "seconds": self.seconds,
+               "peak_memory": peak_memory(), "metrics": self.metrics}
         write_json(Path(folder or run_folder(self.notebook)) / FILE, own)
 
 
@@ -64,6 +67,12 @@ def run_folder(notebook):
 def versions():
     """Versions of Python and of the packages that can change a number."""
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
+def peak_memory():
+    """The most memory that this process ever held, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def commit():

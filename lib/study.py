@@ -188,10 +188,23 @@ def shown(summary):
     out = pd.DataFrame(index=summary.index)
     for metric, label in [(m, label) for m, label in metrics.LABEL.items() if m in summary]:
         digits = 2 if metric == "psnr" else 3
-        difference = [f" ({d:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}])" if d == d else "" for d, low, high in
-                      zip(*(summary[f"{metric} {what}"] for what in ("difference", "low", "high")))]
+        difference = [_bracket(*row, digits) for row in zip(*(summary[f"{metric} {what}"] for what in ("difference", "low", "high")))]
         out[label] = [f"{mean:.{digits}f}{text}" for mean, text in zip(summary[metric], difference)]
     return out
+
+
+def _bracket(difference, low, high, digits):
+    """ " (+0.12 [+0.08, +0.16])"; a single person has no interval, and blind no difference."""
+    interval = f" [{low:+.{digits}f}, {high:+.{digits}f}]" if low == low else ""
+    return f" ({difference:+.{digits}f}{interval})" if difference == difference else ""
+
+
+def costs(record):
+    """What dual-pivot tuning costs, in a sentence, from notebook 00's record, whose arms are blind and dual pivot."""
+    steps, pictures = record["parameters"], 2 * len({row["shot"] for row in record["metrics"]})
+    return (f"Both pivots ({steps['TEXTUAL_STEPS']} + {steps['MODEL_STEPS']} steps): {record['seconds']['tuning']:.0f} s. "
+            f"Restoring a picture ({steps['SAMPLING_STEPS']} steps, in batches): {record['seconds']['restoring'] / pictures:.1f} s. "
+            f"Peak memory: {record['peak_memory'] / 1e9:.1f} GB.")
 
 
 def markdown(table):

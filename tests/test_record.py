@@ -50,6 +50,13 @@ def test_stages_add_up_even_when_they_fail():
     assert set(made.seconds) == {"tune"} and 0.04 <= made.seconds["tune"] < 1
 
 
+def test_the_peak_of_memory_is_in_bytes_and_keeps_what_was_freed(tmp_path):
+    before = record.peak_memory()
+    np.ones(300_000_000 // 8)  # freed at once
+    assert before + 100e6 < record.peak_memory() < before + 600e6
+    assert record.read(one(tmp_path))["peak_memory"] >= before
+
+
 def test_commit_says_why_when_git_cannot_tell(tmp_path, monkeypatch):
     here = record.commit()
     assert here["id"] is None and here["reason"] or len(here["id"]) == 40 and here["dirty"] in (True, False)

@@ -101,6 +101,20 @@ def test_a_summary_is_shown_rounded_with_its_interval(table):
     assert study.shown(found).loc["blind", metrics.LABEL["identity"]] == f"{found.loc['blind', 'identity']:.3f}"
 
 
+@pytest.mark.filterwarnings("ignore")  # scipy warns of a single pair
+def test_a_single_person_is_shown_without_an_interval(table):
+    found = study.shown(study.summary(table[table.person == "people:19"]))
+    assert not found.map(lambda text: "nan" in text or "[" in text).to_numpy().any()
+    assert "(" in found.loc["dual pivot", metrics.LABEL["identity"]]
+
+
+def test_costs_in_a_sentence():
+    record = {"parameters": {"TEXTUAL_STEPS": 120, "MODEL_STEPS": 50, "SAMPLING_STEPS": 40}, "peak_memory": 2.34e9,
+              "seconds": {"tuning": 61.7, "restoring": 12.0}, "metrics": [{"shot": s, "arm": a} for s in range(3) for a in "abc"]}
+    assert study.costs(record) == ("Both pivots (120 + 50 steps): 62 s. Restoring a picture (40 steps, in batches): 2.0 s. "
+                                   "Peak memory: 2.3 GB.")
+
+
 @pytest.mark.parametrize("shift, spread, word", [(0.5, 0.01, "reproduced"), (-0.5, 0.01, "contradicted"), (0.0, 1.0, "open")])
 def test_verdicts_follow_the_interval(shift, spread, word):
     """Dual pivot's identity, and its perceptual distance with the other sign; the rest stands at random."""
