@@ -13,7 +13,7 @@ from lib.errors import PivotError
 from lib.paths import writing
 from lib.system import FIELD
 
-REQUIRED = ("token", "class_noun", "prompt", "gamma", "steps", "seed", "base", "references", "changed")
+REQUIRED = ("token", "class_noun", "prompt", "gamma", "steps", "seed", "base", "references", "changed", "files")
 
 
 def hash_of(pictures):
@@ -28,7 +28,7 @@ def save(folder, B_p, base, facts):
     Raises PivotError where a fact is missing, NoSpaceError where the disk is full.
     """
     changed = [field for field in FIELD.values() if getattr(B_p, field) is not getattr(base, field)]
-    facts = {**facts, "base": base.fingerprint(), "changed": changed}
+    facts = {**facts, "base": base.fingerprint(), "changed": changed, "files": {}}
     _check_facts(facts, folder)
     with writing(folder) as aside:
         aside.mkdir()
@@ -38,6 +38,7 @@ def save(folder, B_p, base, facts):
                 network.save_pretrained(aside / name)
             elif field in changed:
                 save_file(_changed(network, getattr(base, field)), aside / f"{name}.safetensors")
+        facts["files"] = _digests(aside)
         (aside / "pivot.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
@@ -52,6 +53,9 @@ def load(folder, base):
     with _reading(folder / "pivot.json") as file:
         facts = json.loads(file.read_text())
     _check_facts(facts, folder)
+    if facts["files"] != (found := _digests(folder)):
+        differ = sorted(str(name) for name in {*facts["files"], *found} if facts["files"].get(name) != found.get(name))
+        raise PivotError(f"damaged pivot: {folder}: not as it was saved: {', '.join(differ)}. Remedy: save the pivot again.")
     if facts["base"] != base.fingerprint():
         raise PivotError(f"pivot made for another base: {folder} wants {facts['base']}, this system is {base.fingerprint()}. "
                          "Remedy: load the system it was tuned on, or tune the person again.")
@@ -60,9 +64,18 @@ def load(folder, base):
 
 
 def _check_facts(facts, folder):
+    facts = facts if isinstance(facts, dict) else {}
     missing = [key for key in REQUIRED if key not in facts]
     if missing:
         raise PivotError(f"incomplete pivot: {folder} lacks {', '.join(missing)}. Remedy: save it again with these facts.")
+    if facts["changed"] not in (["G"], ["E"], ["G", "E"]) or not isinstance(facts["files"], dict):
+        raise PivotError(f"not a pivot: {folder} changes {facts['changed']!r}. Remedy: save a system whose G or E was tuned.")
+
+
+def _digests(folder):
+    """File -> SHA-256 of what a pivot folder holds besides its `pivot.json` and hidden files."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "pivot.json" and not file.name.startswith(".")]
+    return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def _changed(network, original):

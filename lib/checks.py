@@ -4,10 +4,11 @@ import math
 from lib.errors import DeviceError, RangeError
 
 
-def steps(n, name="steps", least=0):
-    """A whole number of at least `least`. Raises RangeError."""
-    if isinstance(n, bool) or not isinstance(n, int) or n < least:
-        raise RangeError(f"{name} out of range: {n!r}. Remedy: give a whole number of at least {least}.")
+def steps(n, name="steps", least=0, most=None):
+    """A whole number from `least` to `most`. Raises RangeError."""
+    if isinstance(n, bool) or not isinstance(n, int) or n < least or n > (n if most is None else most):
+        end = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise RangeError(f"{name} out of range: {n!r}. Remedy: give a whole number {end}.")
     return n
 
 
@@ -16,6 +17,20 @@ def finite(name, x):
     if isinstance(x, bool) or not isinstance(x, (int, float)) or not math.isfinite(x):
         raise RangeError(f"{name} out of range: {x!r}. Remedy: give a finite number.")
     return float(x)
+
+
+def positive(name, x):
+    """A finite number above zero, given back as a float. Raises RangeError."""
+    if finite(name, x) <= 0:
+        raise RangeError(f"{name} out of range: {x!r}. Remedy: give a number above 0, such as 1.0e-4.")
+    return float(x)
+
+
+def filled(name, items):
+    """A list that is not empty and names nothing twice. Raises RangeError."""
+    if not items or len(set(map(str, items))) < len(items):
+        raise RangeError(f"{name} out of range: {items!r}. Remedy: give at least one, each once.")
+    return items
 
 
 def fraction(name, x):

@@ -1,5 +1,6 @@
 """The three rulers of the story: fidelity (PSNR), perceptual distance and identity."""
 import functools
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -14,6 +15,11 @@ RECOGNISER = DATA / "judges" / "people-r.onnx"
 PERCEPTUAL = DATA / "judges" / "people-p.onnx"
 HIGHER_IS_BETTER = {"psnr": True, "perceptual": False, "identity": True}
 LABEL = {"psnr": "PSNR (dB)", "perceptual": "perceptual (people-p)", "identity": "identity (people-r)"}
+
+
+def labels(scorer=None):
+    """How each metric is called in tables and figures; identity after the recogniser that scores it."""
+    return LABEL | ({"identity": f"identity ({Path(scorer).stem})"} if scorer else {})
 
 
 def psnr(a, b):

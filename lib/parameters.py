@@ -3,7 +3,6 @@ import ast
 import difflib
 import math
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -15,7 +14,9 @@ from lib.errors import NotebookError, ParameterError
 SCALARS = {"int": int, "float": (int, float), "str": str, "bool": bool}
 HEADER = "notebook"  # the key of a params file that names the notebook it is for
 # The last word of a parameter's name says its range, in every notebook alike.
-RANGES = {"DEVICE": checks.device, "GAMMA": partial(checks.fraction, "gamma"), "STEPS": checks.steps}
+LEAST = {"STEPS": 0, "SEED": 0, "PRIOR": 0, "LORA": 0, "INPUTS": 1, "SEEDS": 1, "BATCH": 1, "REFERENCES": 1, "DRAWS": 1, "CROWD": 1,
+         "SHOTS": 1, "BATCHES": 1, "MEASURED": 1, "TEXTUAL_STEPS": 1, "MODEL_STEPS": 1, "SAMPLING_STEPS": 2}
+MOST = {"SAMPLING_STEPS": 1000}  # what the schedule has
 
 
 @dataclass(frozen=True)
@@ -166,9 +167,28 @@ def _checked(one, given):
         value = conform(from_text(value, one.kind) if where == "-p" else value, one.kind)
     except TypeError as error:
         raise ParameterError(f"Mistyped parameter: {one.name} from {where}: {error}. "
-                             f"Remedy: it is {one.kind}: {one.comment}.") from None
-    check = RANGES.get(one.name.split("_")[-1])
-    return check(value) if check and value is not None else value
+                             f"Remedy: give {one.kind} ({one.comment}).") from None
+    return value if value is None else _in_range(one.name, value)
+
+
+def _in_range(name, value):
+    """The value, if its range allows it. Raises RangeError, DeviceError."""
+    last = name.split("_")[-1]
+    if last == "DEVICE":
+        return checks.device(value)
+    if last == "GAMMA":
+        return checks.fraction(name, value)
+    if last == "RATE":
+        return checks.positive(name, value)
+    if isinstance(value, list):
+        return checks.filled(name, value)
+    least = LEAST.get(name, LEAST.get(last))
+    return value if least is None else checks.steps(value, name, least, MOST.get(name))
+
+
+def is_default(notebook, variables):
+    """Whether the running kernel has the committed notebook's own parameters; arguments as of `values`."""
+    return all(variables[name] == one.default for name, one in declared(find(notebook)).items())
 
 
 def values(notebook, variables):

@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 
 from lib.degrade import degrade
 from lib.errors import PivotError
-from lib.system import CLASS_PROMPT, RARE_TOKEN
+from lib.system import RARE_TOKEN
 from lib.tune import tune
 
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -18,6 +18,11 @@ PUBLISHED_SHARE = 150 / 324  # the published code hands the first 150 of E's 324
 def pivot_prompt(class_noun="person", token=RARE_TOKEN):
     """The text pivot p: "a photo of a sks person"."""
     return f"a photo of a {token} {class_noun}"
+
+
+def class_prompt(prompt, token=RARE_TOKEN):
+    """p^pr of eq. 2: the text pivot without its rare token, "a photo of a person"."""
+    return prompt.replace(f"{token} ", "")
 
 
 @dataclass
@@ -49,8 +54,8 @@ def textual_pivot(B, shots, prompt, tuning, *, in_context=True, prior=None, prio
     whose gamma leaves steps t >= (1 - gamma) T untrained (section IV-C). Returns the system with G_p in place of G.
     """
     G = _tunable(B.G, tuning)
-    null, text, plain = B.embed(["", prompt, CLASS_PROMPT])
-    t_end = _t_end(B, tuning.gamma)
+    null, text, plain = B.embed(["", prompt, class_prompt(prompt)])
+    t_end = max(1, B.prompted_below(tuning.gamma))
     B_p = B.with_(G=G)
 
     def loss_of(g):
@@ -66,6 +71,8 @@ def textual_pivot(B, shots, prompt, tuning, *, in_context=True, prior=None, prio
 def model_pivot(B_p, shots, prompt, tuning, *, trained="all"):
     """Step 2, eq. 7: E tuned around the fixed G_p. E has the empty prompt; G_p has `prompt` where eq. 8 will give it.
 
+    Above (1 - gamma) T, G_p is asked without the prompt here as in eq. 8; the paper gives it the prompt at every step
+    (so does gamma = 0). Otherwise E would be fitted to a G_p that restoration never asks.
     B_p: the system around the pivot; shots: `prepare`d pictures, the person's own or generic people; prompt: as in
     step 1, or "" to tune E around a G that was never personalised; trained: "all" of E or "repo150", the tensors that
     the published code trains (tuning.lora trains adapters instead). Returns the system with E_pr in place of E.
@@ -79,15 +86,11 @@ def model_pivot(B_p, shots, prompt, tuning, *, trained="all"):
         for name, weight in E.named_parameters():
             weight.requires_grad_(name in names)
     null, text = B_p.embed(["", prompt])
-    t_prompt = _t_end(B_p, tuning.gamma)
+    t_prompt = B_p.prompted_below(tuning.gamma)
     B_pr = B_p.with_(E=E)
     tune(E, lambda g: _eps_loss(B_pr, *shots.draw(tuning.batch, g), text, null, True, None, g, t_prompt), tuning, "E",
          (shots.latents, shots.hints, text, *B_p.G.parameters()))
     return B_pr
-
-
-def _t_end(B, gamma):
-    return max(1, round((1 - gamma) * B.scheduler.config.num_train_timesteps))
 
 
 def _eps_loss(B, x0, hint, text, null, in_context, t_end, g, t_prompt=None):

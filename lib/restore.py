@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from diffusers.utils.torch_utils import randn_tensor
 
 from lib import checks
-from lib.errors import PictureSizeError, RangeError, SeedError
+from lib.errors import PictureError, PictureSizeError, SeedError
 
 BINOMIAL = torch.tensor([1.0, 2.0, 1.0]) / 4
 
@@ -17,25 +17,26 @@ def restore(B, degraded, prompt="", *, seeds, steps=50, gamma=0.0, w=1.0, colour
 
     degraded: (N, 3, H, W) RGB in [-1, 1], at the system's size; prompt: for G, "" for blind restoration
     (E always has the empty prompt); seeds: N integers, one CPU generator each; gamma in [0, 1]: the fraction of
-    steps, from the noisy end, without the prompt; w: guidance, 1 is conditional alone, 0 unconditional alone;
+    the schedule, from the noisy end, without the prompt; w: guidance, 1 is conditional alone, 0 unconditional alone;
     callback(step, t, x_t, x_0) is told of every step of every batch. Returns (N, 3, H, W) in [-1, 1] on the CPU.
     Raises RangeError for steps < 2 (a single one would start at the clean end) or more than the schedule has, gamma
-    outside [0, 1] or w not finite, SeedError unless there are N seeds, PictureSizeError for other pictures.
+    outside [0, 1] or w not finite, SeedError unless there are N seeds, PictureSizeError and PictureError for other pictures.
     """
-    steps, gamma, w = checks.steps(steps, least=2), checks.fraction("gamma", gamma), checks.finite("w", w)
+    steps = checks.steps(steps, least=2, most=B.scheduler.config.num_train_timesteps)
+    gamma, w = checks.fraction("gamma", gamma), checks.finite("w", w)
     checks.steps(batch, "batch", least=1)
-    _check(B, degraded, seeds, steps)
+    _check(B, degraded, seeds)
     parts = zip(degraded.split(batch), torch.as_tensor(seeds).split(batch))
     out = [_restore_batch(B, part, prompt, s.tolist(), steps, gamma, w, colour_fix, callback) for part, s in parts]
     return torch.cat(out).cpu()
 
 
-def _check(B, degraded, seeds, steps):
-    if steps > (most := B.scheduler.config.num_train_timesteps):
-        raise RangeError(f"steps out of range: {steps}. Remedy: give at most {most}, the steps of the schedule.")
+def _check(B, degraded, seeds):
     if degraded.ndim != 4 or not len(degraded) or degraded.shape[1:] != (3, B.size, B.size):
         raise PictureSizeError(f"pictures of shape {tuple(degraded.shape)} for a system of {B.size} pixels. "
                                "Remedy: load them with lib.faces at the system's size.")
+    if not degraded.abs().max() <= 1:
+        raise PictureError("pictures hold values outside [-1, 1] or NaN. Remedy: lib.faces.to_tensor makes such tensors of bytes.")
     whole = all(isinstance(seed, Integral) and not isinstance(seed, bool) and 0 <= seed < 2**63 for seed in seeds)
     if len(seeds) != len(degraded) or not whole:
         raise SeedError(f"seeds {list(seeds)[:8]} for {len(degraded)} pictures. Remedy: give each picture one whole number >= 0.")
@@ -48,8 +49,9 @@ def _restore_batch(B, degraded, prompt, seeds, steps, gamma, w, colour_fix, call
     generators = [torch.Generator().manual_seed(s) for s in seeds]
     x_t = randn_tensor(hint.shape, generators, B.device)
     B.scheduler.set_timesteps(steps, device=B.device)
+    t_end = B.prompted_below(gamma)
     for k, t in enumerate(B.scheduler.timesteps):
-        eps = guided_eps(B, x_t, t, text, null, hint, 0.0 if k < round(gamma * steps) else w)
+        eps = guided_eps(B, x_t, t, text, null, hint, w if t < t_end else 0.0)
         step = B.scheduler.step(eps, t, x_t, generator=generators)
         x_t = step.prev_sample
         if callback:

@@ -8,10 +8,12 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from lib import identity, metrics, paths, people
+from lib import checks, identity, metrics, paths, people
 from lib.degrade import degrade
+from lib.errors import PackError
 from lib.faces import open_person, to_tensor
 from lib.pivot import model_pivot, pivot_prompt, prepare, textual_pivot
+from lib.recipes import recipe_named
 from lib.record import write_json
 from lib.restore import restore
 from lib.tune import Tuning
@@ -36,6 +38,15 @@ class Plan:
     textual: Tuning = Tuning()
     model: Tuning = Tuning(steps=60)
 
+    def __post_init__(self):
+        for name in ("references", "shots", "seeds"):
+            checks.steps(getattr(self, name), name, least=1)
+        checks.steps(self.prior, "prior")
+        checks.steps(self.steps, "steps", least=2)
+        checks.fraction("gamma", self.gamma)
+        checks.finite("w", self.w)
+        recipe_named(self.recipe)
+
 
 @dataclass
 class Case:
@@ -54,14 +65,20 @@ def case(name, plan, size=128, pack=None, scorer=None):
     """The case of "people:SEED", whose test shots are degraded here, each with its own seed, or of a person folder.
 
     pack: the insightface pack that aligns whole photographs; scorer: the recogniser of real faces, opened here, because
-    it is needed only after the tuning. Raises the errors of `faces.open_person` and `identity.recogniser`.
+    it is needed only after the tuning. Raises the errors of `faces.open_person` and `identity.recogniser`, SplitError for a
+    training person, on whom nothing may be measured.
     """
     if scorer:
         identity.recogniser(scorer)
     who = open_person(name, size, pack=pack or None, references=plan.references, inputs=plan.shots)
+    if who.real and not scorer:
+        raise PackError(f"No recogniser of real faces: {who.name} is real, and people-r knows drawn people only. Remedy: give SCORER "
+                        "an insightface pack (buffalo_l) or a recogniser's .onnx file.")
     degraded = who.inputs
     if degraded is None:
-        degraded, _ = degrade(who.targets, plan.recipe, [people.parse(name).seed * 100 + k for k in range(plan.shots)])
+        person = people.parse(name)
+        people.require([person], person.split if person.split != "train" else "test")
+        degraded, _ = degrade(who.targets, plan.recipe, [person.seed * 100 + k for k in range(plan.shots)])
     return Case(who.name, pivot_prompt(who.class_noun), who.references, degraded, who.targets, who.stems, scorer or None)
 
 
@@ -75,7 +92,7 @@ def tune_arms(B, case, plan, arms=tuple(ARMS), prior=None, folder=None):
     """arm -> (system, prompt for G) of the wanted arms; what two arms share is tuned once.
 
     B: the blind system; case: the person; prior: `prepare`d generic people, or None; folder: where an interrupted
-    tuning keeps what is done, emptied at the end.
+    tuning keeps what is done.
     """
     aside = lambda tuning, arm: replace(tuning, folder=str(Path(folder) / arm)) if folder else tuning  # noqa: E731
     shots, p = prepare(B, case.references, plan.recipe, seed=plan.textual.seed), case.prompt
@@ -87,8 +104,6 @@ def tune_arms(B, case, plan, arms=tuple(ARMS), prior=None, folder=None):
             tuned[second] = model_pivot(tuned[arm][0], shots, p, aside(plan.model, second)), p
     if "encoder-only" in arms:
         tuned["encoder-only"] = model_pivot(B, shots, "", aside(plan.model, "encoder-only")), ""
-    if folder:
-        paths.remove(Path(folder))
     return {arm: tuned[arm] for arm in arms}
 
 
@@ -139,16 +154,22 @@ def summary(table, against="blind"):
 def run(B, names, plan, folder, record, arms=tuple(ARMS), pack=None, scorer=None):
     """The study: every person tuned, restored and scored, one file each in `folder`, so that a rerun goes on where it stopped.
 
-    Every person is opened before the first is tuned. Returns the tidy rows of all, and (case, restored) of the person
-    tuned last, to be looked at.
+    Every person is opened before the first is tuned. What was kept with another system, plan or scorer is measured anew.
+    Returns the tidy rows of all, and (case, restored) of the person tuned last, to be looked at.
+    Raises RangeError without people, SplitError for people of two splits.
     """
-    rows, shown, cases = [], None, [case(name, plan, B.size, pack, scorer) for name in names]
+    rows, shown, cases = [], None, [case(name, plan, B.size, pack, scorer) for name in checks.filled("people", list(names))]
+    drawn = [people.parse(name) for name in names if name.startswith("people:")]
+    people.require(drawn, drawn[0].split if drawn else "test")
+    around = f"{B.fingerprint()} {plan} {list(arms)} {scorer}"
     for name, who in zip(names, cases):
         kept = Path(folder) / "people" / f"{quote(name, safe='').replace('%3A', '-')}.json"
-        if not kept.is_file() or name == names[-1]:
+        found = json.loads(kept.read_text()) if kept.is_file() else {}
+        if found.get("around") != around or name == names[-1]:
             shown = who, one(B, who, plan, record, arms, folder=kept.with_suffix(""))
-            write_json(kept, score(*shown))
-        rows += json.loads(kept.read_text())
+            write_json(kept, found := {"around": around, "rows": score(*shown)})
+            paths.remove(kept.with_suffix(""))
+        rows += found["rows"]
     return rows, shown
 
 
@@ -161,32 +182,39 @@ def one(B, who, plan, record, arms=tuple(ARMS), folder=None):
         return restore_arms(tuned, who.degraded, plan)
 
 
-STATEMENTS = (  # what the paper says of the arms: metric, arm, the arm it is held against, the sign it expects
+STATEMENTS = (  # what the paper says of the arms: metric, arm, the arm it is held against, the sign it expects (0: no effect)
     ("identity", "dual pivot", "blind", +1, "dual pivot brings identity (Table I)"),
     ("perceptual", "dual pivot", "blind", -1, "dual pivot lowers the perceptual distance (Table I)"),
     ("psnr", "dual pivot", "blind", -1, "dual pivot costs some PSNR (Table I)"),
+    ("identity", "swap", "blind", 0, "B ignores a swapped prior (Fig. 2c)"),
+    ("perceptual", "encoder-only", "blind", +1, "E tuned alone loses detail (Fig. 2d)"),
+    ("identity", "dual pivot", "encoder-only", +1, "dual pivot brings more identity than E tuned alone (Fig. 2d, e)"),
+    ("identity", "in-context", "swap", +1, "tuning inside B brings more identity than swapping (Fig. 9a, c)"),
     ("identity", "dual pivot", "in-context", +1, "the model pivot adds identity to in-context tuning (Fig. 9b)"),
-    ("identity", "in-context", "swap", +1, "tuning inside B brings more identity than a swapped prior (Fig. 9a, c)"),
+    ("perceptual", "dual pivot", "in-context", -1, "and perceptual quality (Fig. 9b)"),
     ("identity", "swap + model pivot", "swap", +1, "the model pivot mends a swapped prior (Fig. 9d)"),
-    ("identity", "dual pivot", "encoder-only", +1, "tuning E alone does not bring the person (Fig. 2d)"),
+    ("identity", "swap + model pivot", "dual pivot", 0, "and closes the gap to dual pivot (Fig. 9d)"),
 )
 
 
 def verdicts(table):
-    """The paper's statements beside the paired differences: reproduced, contradicted, or open where the interval holds zero."""
+    """The paper's statements beside the paired differences: reproduced, contradicted, or open where the interval holds zero.
+
+    Where the paper expects no effect, an interval that holds zero leaves it open, too: it does not show that there is none.
+    """
     rows = []
     for metric, arm, against, sign, words in STATEMENTS:
         mean, low, high = paired(table, metric, arm, against)
         side = 1 if low > 0 else -1 if high < 0 else 0  # one person has no interval: open
-        rows.append({"the paper says": words, "difference": f"{mean:+.3f}", "95 % interval": f"[{low:+.3f}, {high:+.3f}]",
-                     "verdict": {sign: "reproduced", -sign: "contradicted", 0: "open"}[side]})
+        rows.append({"the paper says": words, "measured": f"{metric}, {arm} − {against}", "difference": f"{mean:+.3f}", "95 % interval": f"[{low:+.3f}, {high:+.3f}]",
+                     "verdict": "open" if side == 0 else "reproduced" if side == sign else "contradicted"})
     return pd.DataFrame(rows)
 
 
-def shown(summary):
+def shown(summary, labels=metrics.LABEL):
     """A `summary` rounded for reading: means, with the difference to blind and its interval in brackets."""
     out = pd.DataFrame(index=summary.index)
-    for metric, label in [(m, label) for m, label in metrics.LABEL.items() if m in summary]:
+    for metric, label in [(m, label) for m, label in labels.items() if m in summary]:
         digits = 2 if metric == "psnr" else 3
         difference = [_bracket(*row, digits) for row in zip(*(summary[f"{metric} {what}"] for what in ("difference", "low", "high")))]
         out[label] = [f"{mean:.{digits}f}{text}" for mean, text in zip(summary[metric], difference)]

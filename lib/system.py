@@ -149,6 +149,10 @@ class System:
         down, mid = self.E(x_t, t, null, controlnet_cond=hint, return_dict=False)
         return self.G(x_t, t, prompt, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample
 
+    def prompted_below(self, gamma):
+        """The step of the schedule below which G has its prompt, (1 - gamma) T: in tuning and in sampling alike (eq. 8)."""
+        return round((1 - gamma) * self.scheduler.config.num_train_timesteps)
+
     def fingerprint(self):
         """First 16 hex digits of the SHA-256 of every weight: what a pivot must find again."""
         digest = hashlib.sha256()

@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from lib import checks
-from lib.errors import PivotError, RangeError
+from lib.errors import PivotError
 from lib.paths import writing
 
 
@@ -34,8 +34,7 @@ class Tuning:
         for name in ("lora", "seed"):
             checks.steps(getattr(self, name), name)
         checks.fraction("gamma", self.gamma)
-        if checks.finite("lr", self.lr) <= 0:
-            raise RangeError(f"lr out of range: {self.lr}. Remedy: give a number above 0, such as 1.0e-4.")
+        checks.positive("lr", self.lr)
 
 
 def tune(network, loss_of, tuning, name, around=()):
@@ -58,7 +57,7 @@ def tune(network, loss_of, tuning, name, around=()):
             optimiser.zero_grad()
             loss_of(torch.Generator().manual_seed(tuning.seed * 1_000_003 + step)).backward()
             optimiser.step()
-            if path and (stop.is_set() or (step + 1) % tuning.every == 0):
+            if path and (stop.is_set() or (step + 1) % tuning.every == 0 or step + 1 == tuning.steps):
                 _checkpoint(path, weights, optimiser, settings, step + 1)
             if stop.is_set():
                 raise KeyboardInterrupt(f"stopped after step {step + 1} of {tuning.steps} ({name})")

@@ -15,6 +15,7 @@ import tiny_system
 import torch
 from diffusers import UNet2DConditionModel
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 
 from lib import adapter, pivot, system
 from lib.errors import NoSpaceError, PivotError, RangeError
@@ -355,6 +356,8 @@ def test_ctrl_c_keeps_the_step_and_a_rerun_ends_the_same(B, shots, tmp_path, mon
     monkeypatch.setattr(pivot, "_eps_loss", lambda *args: counted.append(1) or real(*args))
     resumed = textual_pivot(B, shots, P, tuning)
     assert len(counted) == 2  # steps 4 and 5 alone
+    again = textual_pivot(B, shots, P, tuning)
+    assert len(counted) == 2 and tiny_system.same(again.G.state_dict(), resumed.G.state_dict())  # a finished one is kept, too
     want = textual_pivot(B, shots, P, Tuning(steps=5, batch=2, lr=1e-3, quiet=True))
     assert tiny_system.same(resumed.G.state_dict(), want.G.state_dict())
 
@@ -451,8 +454,8 @@ def test_only_what_changed_is_written(B, shots, tmp_path):
     assert sorted(f.name for f in (tmp_path / "pivot").iterdir()) == ["pivot.json", "unet.safetensors"]
     back, _ = adapter.load(tmp_path / "pivot", B)
     assert back.E is B.E and tiny_system.same(back.G.state_dict(), B_p.G.state_dict())
-    adapter.save(tmp_path / "blind", B, B, FACTS)
-    assert torch.equal(predictions(adapter.load(tmp_path / "blind", B)[0]), predictions(B))
+    with pytest.raises(PivotError, match="changes \\[\\].*Remedy"):
+        adapter.save(tmp_path / "blind", B, B, FACTS)
 
 
 def test_another_base_is_refused(folder):
@@ -485,6 +488,18 @@ def test_a_missing_or_damaged_pivot_is_named_and_never_the_base_in_silence(B, fo
     (folder / "pivot.json").write_text("{")
     with pytest.raises(PivotError, match="damaged pivot.*Remedy"):
         adapter.load(folder, B)
+
+
+def test_lost_tensors_and_odd_facts_are_named(B, folder):
+    weights, facts = load_file(folder / "unet.safetensors"), json.loads((folder / "pivot.json").read_text())
+    save_file(dict(list(weights.items())[::2]), folder / "unet.safetensors")
+    with pytest.raises(PivotError, match="not as it was saved: unet.safetensors.*Remedy"):
+        adapter.load(folder, B)
+    save_file(weights, folder / "unet.safetensors")
+    for odd in (None, [], {**facts, "changed": []}, {**facts, "changed": 5}, {**facts, "changed": ["Q"]}, {**facts, "files": 3}):
+        (folder / "pivot.json").write_text(json.dumps(odd))
+        with pytest.raises(PivotError, match="Remedy"):
+            adapter.load(folder, B)
 
 
 def test_a_truncated_adapter_is_named(B, lora, tmp_path):

@@ -6,7 +6,8 @@ import pytest
 import tiny_system
 import torch
 
-from lib.errors import PictureSizeError, RangeError, SeedError
+from lib import restore as restoring
+from lib.errors import PictureError, PictureSizeError, RangeError, SeedError
 from lib.faces import to_uint8
 from lib.restore import low_pass, restore, wavelet_colour_fix
 
@@ -210,3 +211,22 @@ def test_pictures_of_another_size_are_named(B, calls, shape):
     with pytest.raises(PictureSizeError, match="Remedy"):
         restore(B, torch.zeros(shape), seeds=list(range(shape[0])), steps=STEPS)
     assert calls == []
+
+
+@pytest.mark.parametrize("value", [255.0, -1.01, math.nan])
+def test_pictures_outside_of_their_range_are_named(B, calls, value):
+    x = torch.zeros(2, 3, 64, 64)
+    x[1, 2, 3, 4] = value
+    with pytest.raises(PictureError, match=r"\[-1, 1\].*Remedy"):
+        restore(B, x, seeds=[1, 2], steps=STEPS)
+    assert calls == []
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.25, 0.5, 0.75, 1.0])
+@pytest.mark.parametrize("steps", [5, 25, 50])
+def test_the_prompt_is_used_at_the_very_steps_that_were_tuned_with_it(B, monkeypatch, gamma, steps):
+    """Tuning draws t < (1 - gamma) T; sampling must not ask for the prompt at any other t, whatever the count of steps."""
+    asked = []
+    monkeypatch.setattr(restoring, "guided_eps", lambda B, x_t, t, text, null, hint, w: asked.append((int(t), w)) or torch.zeros_like(x_t))
+    restore(B, torch.zeros(1, 3, 64, 64), "p", seeds=[1], steps=steps, gamma=gamma)
+    assert len(asked) == steps and all((w == 1.0) == (t < (1 - gamma) * 1000) for t, w in asked)

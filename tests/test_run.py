@@ -9,6 +9,7 @@ import time
 
 import nbformat
 import pytest
+import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from lib import parameters, paths, record, run
@@ -63,11 +64,14 @@ def test_defaults_are_read_with_type_and_comment(small):
 @pytest.mark.parametrize("words, says", [
     (["-p", "STPS", "5"], "Unknown parameter: STPS.*did you mean STEPS"),
     (["-p", "STEPS", "1.5"], "STEPS from -p: '1.5' is str, not int"),
-    (["-p", "STEPS", "-1"], "steps out of range: -1"),
+    (["-p", "STEPS", "-1"], "STEPS out of range: -1"),
+    (["-p", "RATE", "0"], "RATE out of range: 0"),
+    (["-p", "NAMES", "[]"], "NAMES out of range"),
+    (["-p", "NAMES", "[a, a]"], "each once"),
     (["-p", "RATE", "nan"], "nan is not finite"),
     (["-p", "RATE", "inf"], "inf is not finite"),
     (["-p", "QUIET", "1"], "1 is int, not bool"),
-    (["-p", "GAMMA", "1.5"], "gamma out of range: 1.5"),
+    (["-p", "GAMMA", "1.5"], "GAMMA out of range: 1.5"),
     (["-p", "NAMES", "a"], "'a' is no list"),
     (["-p", "NAMES", "[a, 1]"], "1 is int, not str"),
     (["-f", "missing.yaml"], "Cannot read the params file: missing.yaml"),
@@ -263,3 +267,20 @@ def test_refresh_stores_clean_outputs_in_place_and_keeps_the_old_ones_on_failure
 def test_list_shows_the_parameters(small, capsys):
     assert run.main([str(small), "--list"]) == 0
     assert "STEPS: int = 3\n    how many" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name, bad, good", [("SAMPLING_STEPS", "1", "2"), ("SAMPLING_STEPS", "1001", "1000"), ("TEXTUAL_STEPS", "0", "1"),
+                                             ("INPUTS", "0", "1"), ("SEEDS", "-3", "1"), ("SEED", "-1", "0"), ("LORA", "-1", "0"),
+                                             ("PRIOR", "-1", "0"), ("BATCH", "0", "1"), ("MODEL_RATE", "-1e-4", "1e-4"), ("PEOPLE", "[]", "[people:9]")])
+def test_numbers_that_would_fail_after_minutes_are_refused_at_once(name, bad, good):
+    notebook = parameters.find("03_dual_pivot_ablation")
+    with pytest.raises(RangeError, match=f"{name} out of range.*Remedy"):
+        parameters.resolve(notebook, typed=[(name, bad)])
+    assert parameters.resolve(notebook, typed=[(name, good)])[name] == yaml.safe_load(good.replace("1e-4", "1.0e-4"))
+
+
+def test_a_kernel_knows_whether_its_parameters_are_the_committed_ones():
+    notebook = parameters.find("03_dual_pivot_ablation")
+    own = parameters.resolve(notebook)
+    assert parameters.is_default("03_dual_pivot_ablation", own)
+    assert not parameters.is_default("03_dual_pivot_ablation", {**own, "SEED": 1})

@@ -13,7 +13,7 @@ from tiny_pack import write_recogniser
 
 from lib import identity, judges, metrics, paths, people, quality, study
 from lib.degrade import degrade
-from lib.errors import MissingPicturesError, PackError, SplitError, WeightsError
+from lib.errors import MissingPicturesError, PackError, RangeError, SplitError, WeightsError
 from lib.faces import save_picture, to_tensor, to_uint8
 from lib.restore import restore
 from lib.tune import Tuning
@@ -296,6 +296,10 @@ def test_missing_and_broken_judges_are_named(tmp_path, monkeypatch):
             metrics.embeddings(x)
 
 
+def test_identity_is_called_after_its_recogniser():
+    assert metrics.labels() == metrics.LABEL and metrics.labels("a/buffalo.onnx")["identity"] == "identity (buffalo)"
+
+
 def test_no_small_judge_is_called_by_a_published_name():
     names = " ".join(metrics.LABEL.values()).lower()
     assert "arcface" not in names and "lpips" not in names and "people-r" in names and "people-p" in names
@@ -330,6 +334,32 @@ def test_the_study_resumes_by_person(B, tmp_path, monkeypatch):
     assert done[5:] == names[-1:] and [row["person"] for row in again] == names  # the last is needed to be looked at
 
 
+def test_the_study_measures_anew_what_another_plan_or_system_kept(B, tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(study, "one", lambda B, who, *_, **__: done.append(who.name))
+    monkeypatch.setattr(study, "score", lambda who, restored: [dict(person=who.name, value=len(done))])
+    names = ["people:9", "people:19"]
+    study.run(B, names, PLAN, tmp_path, None)
+    for other in ((B, replace(PLAN, gamma=0.25)), (tiny_system.build(1), PLAN)):
+        done.clear()
+        rows, _ = study.run(other[0], names, other[1], tmp_path, None)
+        assert done == names and [row["value"] for row in rows] == [1, 2]
+
+
+@pytest.mark.parametrize("names, error", [([], RangeError), (["people:9", "people:9"], RangeError), (["people:1001"], SplitError),
+                                          (["people:9", "people:18"], SplitError)])
+def test_nobody_of_the_training_split_is_studied_and_splits_never_mix(B, tmp_path, monkeypatch, names, error):
+    monkeypatch.setattr(study, "one", lambda *_, **__: pytest.fail("tuned"))
+    with pytest.raises(error, match="Remedy"):
+        study.run(B, names, PLAN, tmp_path, None)
+
+
+@pytest.mark.parametrize("wrong", [dict(steps=1), dict(seeds=0), dict(shots=-3), dict(references=0), dict(prior=-1), dict(gamma=3.0), dict(w=math.nan)])
+def test_a_plan_that_cannot_be_carried_out_is_refused_at_once(wrong):
+    with pytest.raises(RangeError, match=f"{list(wrong)[0]} out of range.*Remedy"):
+        replace(PLAN, **wrong)
+
+
 @pytest.mark.parametrize("names, scorer, error", [(["people:9", "people:1019", "nobody"], None, MissingPicturesError),
                                                   (["people:9"], "nothing.onnx", PackError)])
 def test_nobody_is_tuned_before_every_person_and_the_scorer_are_found(B, tmp_path, monkeypatch, names, scorer, error):
@@ -345,6 +375,12 @@ def test_relative_paths_are_seen_from_the_repository_whatever_the_kernel_s_folde
             save_picture(tmp_path / "somebody" / part / f"{k}.png", picture)
     (tmp_path / "somebody" / "person.yaml").write_text("{name: somebody, class_noun: person, real: false}")
     pack = write_recogniser(tmp_path / "pack.onnx", np.random.default_rng(0).normal(size=(3 * 112 * 112, 8)))
+    with pytest.raises(PackError, match="is real.*Remedy"):
+        card = tmp_path / "somebody" / "person.yaml"
+        text = card.read_text()
+        card.write_text(text.replace("real: false", "real: true, source: hers, terms: CC0"))
+        study.case(str(tmp_path / "somebody"), PLAN, 64)
+    card.write_text(text)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     typed = [os.path.relpath(path, paths.ROOT) for path in (tmp_path / "somebody", pack)]
