@@ -123,7 +123,7 @@ def one_face(faces, where, choose="only"):
     if len(faces) > 1 and choose == "only":
         boxes = [face.box.round().astype(int).tolist() for face in faces]
         raise SeveralFacesError(f"{len(faces)} faces found: {where}, at {boxes}. Remedy: crop the photograph to the "
-                                f"person who is meant, or ask for choose=\"largest\".")
+                                f"person who is meant, or load it by lib.faces.load_person(..., choose=\"largest\").")
     return faces[0]
 
 

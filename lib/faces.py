@@ -122,7 +122,7 @@ def _crop(file, size, pack, root, choose):
         return align.align(picture, pack, size, root, choose, where=file)
     if picture.shape[0] != picture.shape[1]:
         raise PictureSizeError(f"Not an aligned square crop: {file}, {picture.shape[1]}x{picture.shape[0]}. Remedy: give an "
-                               f"insightface pack (pack=\"buffalo_l\") so that it is found and aligned.")
+                               f"insightface pack (ALIGNER buffalo_l) so that it is found and aligned.")
     return align.resize(picture, size), None
 
 

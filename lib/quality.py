@@ -46,6 +46,6 @@ def auc(vectors, shots):
 
 def against_bars(found):
     """A table of the measured numbers beside the bars they were made for."""
-    rows = [{"measure": name, "measured": found[name], "bar": f"{sign} {bar}",
+    rows = [{"measure": name, "measured": round(found[name], 3 if bar < 2 else 2), "bar": f"{sign} {bar:g}",
              "met": HOLDS[sign](found[name], bar)} for name, (sign, bar) in BARS.items()]
     return pd.DataFrame(rows).set_index("measure")

@@ -3,6 +3,8 @@ import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 
+from lib.metrics import HIGHER_IS_BETTER
+
 CELL = 128  # pixels a side of a picture in a grid
 GAP, LINE, DPI = 6, 14, 100  # pixels, pixels, dots an inch
 
@@ -62,15 +64,30 @@ def _place(axis, picture, cell):
 def intervals(summary, arms, labels):
     """Paired differences to blind with their 95 % intervals, a panel a metric, a line an arm.
 
-    summary: `study.summary`; arms: its rows to draw; labels: metric -> words. Returns a matplotlib figure.
+    summary: `results.summary`; arms: its rows to draw; labels: metric -> words. Returns a matplotlib figure.
     """
-    figure, axes = plt.subplots(1, len(labels), figsize=(9, 0.3 * len(arms) + 0.9), dpi=DPI, sharey=True, layout="constrained")
+    labels = {metric: label for metric, label in labels.items() if metric in summary}  # without truth, identity alone
+    figure, axes = plt.subplots(1, len(labels), figsize=(9, 0.3 * len(arms) + 0.9), dpi=DPI, sharey=True, layout="constrained", squeeze=False)
+    axes = axes[0]
     for axis, (metric, label) in zip(axes, labels.items()):
         rows = summary.loc[arms[::-1]]
         middle, low, high = (rows[f"{metric} {what}"] for what in ("difference", "low", "high"))
         axis.errorbar(middle, range(len(rows)), xerr=[middle - low, high - middle], fmt="o", ms=4, capsize=2)
         axis.axvline(0, color="0.6", lw=0.8)
-        axis.set_xlabel(f"{label}, arm - blind", fontsize=8)
+        better = "better →" if HIGHER_IS_BETTER[metric] else "← better"
+        axis.set_xlabel(f"{label}, arm − blind\n{better}", fontsize=8)
     axes[0].set_yticks(range(len(rows)), rows.index, fontsize=8)
     plt.close(figure)
     return figure
+
+
+def claim(words, holds, strict=True):
+    """Prints a claim, or that it does not hold here; where `strict`, as in the committed run, that is an AssertionError."""
+    assert holds or not strict, f"no longer holds: {words}"
+    print(words if holds else f"does not hold here: {words}")
+
+
+def markdown(table):
+    """A pandas table, its index the first column, as Markdown."""
+    table = table.reset_index().astype(str)
+    return "\n".join(f"| {' | '.join(line)} |" for line in [list(table.columns), ["---"] * len(table.columns), *table.values.tolist()])

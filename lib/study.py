@@ -1,14 +1,12 @@
-"""The six arms of Figs 2 and 9 on many people: tuned, restored, measured, compared in pairs."""
+"""The six arms of Figs 2 and 9 on many people: tuned, restored, measured. `lib.results` compares them."""
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
-import pandas as pd
 import torch
-from scipy import stats
 
-from lib import checks, identity, metrics, paths, people
+from lib import adapter, checks, identity, metrics, paths, people
 from lib.degrade import degrade
 from lib.errors import PackError
 from lib.faces import open_person, to_tensor
@@ -16,6 +14,7 @@ from lib.pivot import model_pivot, pivot_prompt, prepare, textual_pivot
 from lib.recipes import recipe_named
 from lib.record import write_json
 from lib.restore import restore
+from lib.system import RARE_TOKEN
 from lib.tune import Tuning
 
 ARMS = {"blind": "base G, base E", "swap": "G tuned alone, base E (eq. 5)", "in-context": "G tuned inside B, base E (eq. 6)",
@@ -107,6 +106,13 @@ def tune_arms(B, case, plan, arms=tuple(ARMS), prior=None, folder=None):
     return {arm: tuned[arm] for arm in arms}
 
 
+def keep(folder, B_p, B, case, plan):
+    """Writes a person's pivot, `B_p` against its base B, as a pivot folder with the facts of `case` and `plan`."""
+    adapter.save(folder, B_p, B, {
+        "token": RARE_TOKEN, "class_noun": case.prompt.rpartition(f"{RARE_TOKEN} ")[2], "prompt": case.prompt, "gamma": plan.textual.gamma,
+        "steps": [plan.textual.steps, plan.model.steps], "seed": plan.textual.seed, "references": adapter.hash_of(case.references)})
+
+
 def restore_arms(tuned, degraded, plan, batch=8):
     """arm -> restorations (seeds, S, 3, H, W) of degraded pictures (S, 3, H, W); every arm starts from the same noise."""
     S, K = len(degraded), plan.seeds
@@ -123,32 +129,6 @@ def score(case, restored):
             for metric, values in metrics.measure(batch, case.truth, case.references, case.scorer).items():
                 rows += [dict(person=case.name, arm=arm, shot=s, seed=seed, metric=metric, value=float(v)) for s, v in enumerate(values)]
     return rows
-
-
-def per_person(table, metric):
-    """Means over shots and seeds: a table with a row a person and a column an arm."""
-    return table[table.metric == metric].pivot_table(index="person", columns="arm", values="value", aggfunc="mean")
-
-
-def paired(table, metric, arm, against="blind"):
-    """Mean difference `arm` - `against` over people, and its paired 95 % t interval: (mean, low, high)."""
-    means = per_person(table, metric)
-    test = stats.ttest_rel(means[arm], means[against])
-    interval = test.confidence_interval(0.95)
-    return float((means[arm] - means[against]).mean()), float(interval.low), float(interval.high)
-
-
-def summary(table, against="blind"):
-    """A row an arm: the mean of each metric, and the paired difference to `against` with its 95 % interval."""
-    rows = []
-    for arm in [a for a in ("input", *ARMS) if a in set(table.arm)]:
-        row = {"arm": arm}
-        for metric in [m for m in metrics.LABEL if m in set(table.metric)]:  # without truth, identity alone
-            row[metric] = per_person(table, metric)[arm].mean()
-            if arm != against:
-                row[f"{metric} difference"], row[f"{metric} low"], row[f"{metric} high"] = paired(table, metric, arm, against)
-        rows.append(row)
-    return pd.DataFrame(rows).set_index("arm")
 
 
 def run(B, names, plan, folder, record, arms=tuple(ARMS), pack=None, scorer=None):
@@ -180,63 +160,3 @@ def one(B, who, plan, record, arms=tuple(ARMS), folder=None):
         tuned = tune_arms(B, who, plan, arms, prior, folder)
     with record.stage("restoring"):
         return restore_arms(tuned, who.degraded, plan)
-
-
-STATEMENTS = (  # what the paper says of the arms: metric, arm, the arm it is held against, the sign it expects (0: no effect)
-    ("identity", "dual pivot", "blind", +1, "dual pivot brings identity (Table I)"),
-    ("perceptual", "dual pivot", "blind", -1, "dual pivot lowers the perceptual distance (Table I)"),
-    ("psnr", "dual pivot", "blind", -1, "dual pivot costs some PSNR (Table I)"),
-    ("identity", "swap", "blind", 0, "B ignores a swapped prior (Fig. 2c)"),
-    ("perceptual", "encoder-only", "blind", +1, "E tuned alone loses detail (Fig. 2d)"),
-    ("identity", "dual pivot", "encoder-only", +1, "dual pivot brings more identity than E tuned alone (Fig. 2d, e)"),
-    ("identity", "in-context", "swap", +1, "tuning inside B brings more identity than swapping (Fig. 9a, c)"),
-    ("identity", "dual pivot", "in-context", +1, "the model pivot adds identity to in-context tuning (Fig. 9b)"),
-    ("perceptual", "dual pivot", "in-context", -1, "and perceptual quality (Fig. 9b)"),
-    ("identity", "swap + model pivot", "swap", +1, "the model pivot mends a swapped prior (Fig. 9d)"),
-    ("identity", "swap + model pivot", "dual pivot", 0, "and closes the gap to dual pivot (Fig. 9d)"),
-)
-
-
-def verdicts(table):
-    """The paper's statements beside the paired differences: reproduced, contradicted, or open where the interval holds zero.
-
-    Where the paper expects no effect, an interval that holds zero leaves it open, too: it does not show that there is none.
-    """
-    rows = []
-    for metric, arm, against, sign, words in STATEMENTS:
-        mean, low, high = paired(table, metric, arm, against)
-        side = 1 if low > 0 else -1 if high < 0 else 0  # one person has no interval: open
-        rows.append({"the paper says": words, "measured": f"{metric}, {arm} − {against}", "difference": f"{mean:+.3f}", "95 % interval": f"[{low:+.3f}, {high:+.3f}]",
-                     "verdict": "open" if side == 0 else "reproduced" if side == sign else "contradicted"})
-    return pd.DataFrame(rows)
-
-
-def shown(summary, labels=metrics.LABEL):
-    """A `summary` rounded for reading: means, with the difference to blind and its interval in brackets."""
-    out = pd.DataFrame(index=summary.index)
-    for metric, label in [(m, label) for m, label in labels.items() if m in summary]:
-        digits = 2 if metric == "psnr" else 3
-        difference = [_bracket(*row, digits) for row in zip(*(summary[f"{metric} {what}"] for what in ("difference", "low", "high")))]
-        out[label] = [f"{mean:.{digits}f}{text}" for mean, text in zip(summary[metric], difference)]
-    return out
-
-
-def _bracket(difference, low, high, digits):
-    """ " (+0.12 [+0.08, +0.16])"; a single person has no interval, and blind no difference."""
-    interval = f" [{low:+.{digits}f}, {high:+.{digits}f}]" if low == low else ""
-    return f" ({difference:+.{digits}f}{interval})" if difference == difference else ""
-
-
-def costs(record):
-    """What dual-pivot tuning costs, in a sentence, from notebook 00's record, whose arms are blind and dual pivot."""
-    steps, pictures = record["parameters"], 2 * len({row["shot"] for row in record["metrics"]})
-    return (f"Both pivots ({steps['TEXTUAL_STEPS']} + {steps['MODEL_STEPS']} steps): {record['seconds']['tuning']:.0f} s. "
-            f"Restoring a picture ({steps['SAMPLING_STEPS']} steps, in batches): {record['seconds']['restoring'] / pictures:.1f} s. "
-            f"Peak memory: {record['peak_memory'] / 1e9:.1f} GB.")
-
-
-def markdown(table):
-    """The `shown` summary of tidy rows as a Markdown table: what README holds."""
-    rows = shown(summary(table)).reset_index()
-    lines = [list(rows.columns), ["---"] * len(rows.columns), *rows.astype(str).values.tolist()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

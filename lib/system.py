@@ -213,8 +213,8 @@ def _load_part(cls, folder):
     return module
 
 
-def build_tiny(seed=0):
-    """An untrained system of the tiny scale: 128 px pictures, 12-channel 16x16 latents."""
+def build_tiny(seed=0, latent_channels=12):
+    """An untrained system of the tiny scale: 128 px pictures, 16x16 latents."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(WORDS)
     text_encoder = CLIPTextModel(CLIPTextConfig(
@@ -222,13 +222,13 @@ def build_tiny(seed=0):
         max_position_embeddings=TOKENS, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id))
     G = UNet2DConditionModel(
-        sample_size=16, in_channels=12, out_channels=12, layers_per_block=1, block_out_channels=(96, 128, 144),
+        sample_size=16, in_channels=latent_channels, out_channels=latent_channels, layers_per_block=1, block_out_channels=(96, 128, 144),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=128, attention_head_dim=(3, 4, 4), use_linear_projection=True, norm_num_groups=16)
     vae = AutoencoderKL(
         in_channels=48, out_channels=48, down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        layers_per_block=1, block_out_channels=(80, 144), latent_channels=12, norm_num_groups=8, sample_size=32)
+        layers_per_block=1, block_out_channels=(80, 144), latent_channels=latent_channels, norm_num_groups=8, sample_size=32)
     cleaner = Cleaner(
         sample_size=32, in_channels=48, out_channels=48, layers_per_block=1, block_out_channels=(48, 64, 80),
         down_block_types=("DownBlock2D",) * 3, up_block_types=("UpBlock2D",) * 3, norm_num_groups=8,

@@ -4,6 +4,7 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from lib import show
 from lib.show import grid
 
 
@@ -45,3 +46,11 @@ def test_small_pictures_are_enlarged_without_smoothing(noise):
 def test_a_missing_name_is_an_error(noise):
     with pytest.raises(ValueError, match="1 row and 1 column names"):
         grid([[noise[0], noise[1]]], ["row"], ["one"])
+
+
+def test_a_claim_stops_the_committed_run_and_is_only_told_in_another(capsys):
+    show.claim("a holds", True)
+    show.claim("b holds", False, strict=False)
+    assert capsys.readouterr().out == "a holds\ndoes not hold here: b holds\n"
+    with pytest.raises(AssertionError, match="no longer holds: c"):
+        show.claim("c", False)

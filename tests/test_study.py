@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 from tiny_pack import write_recogniser
 
-from lib import identity, judges, metrics, paths, people, quality, study
+from lib import identity, judges, metrics, paths, people, quality, results, study
 from lib.degrade import degrade
 from lib.errors import MissingPicturesError, PackError, RangeError, SplitError, WeightsError
 from lib.faces import save_picture, to_tensor, to_uint8
@@ -60,7 +60,7 @@ def means(table, metric, arm):
 # ---- statistics ----
 
 def test_a_person_counts_once_however_many_pictures(table):
-    found = study.per_person(table, "psnr")
+    found = results.per_person(table, "psnr")
     assert found.shape == (5, 7) and list(found.index) == sorted(found.index)
     for arm in ("input", "blind", "dual pivot"):
         assert np.allclose(found[arm], means(table, "psnr", arm))
@@ -70,40 +70,40 @@ def test_a_person_counts_once_however_many_pictures(table):
 def test_the_paired_interval_by_hand(table, arm, against):
     d = means(table, "identity", arm) - means(table, "identity", against)
     half = stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / math.sqrt(len(d))
-    assert np.allclose(study.paired(table, "identity", arm, against), (d.mean(), d.mean() - half, d.mean() + half))
-    assert np.allclose(study.paired(table, "identity", against, arm), (-d.mean(), -d.mean() - half, -d.mean() + half))
+    assert np.allclose(results.paired(table, "identity", arm, against), (d.mean(), d.mean() - half, d.mean() + half))
+    assert np.allclose(results.paired(table, "identity", against, arm), (-d.mean(), -d.mean() - half, -d.mean() + half))
 
 
 def test_the_summary_has_every_arm_and_its_differences(table):
-    found = study.summary(table)
+    found = results.summary(table)
     assert list(found.index) == ["input", *study.ARMS]
     for metric in metrics.LABEL:
         for arm in found.index:
             assert found.loc[arm, metric] == pytest.approx(means(table, metric, arm).mean())
         row = found.loc["dual pivot", [f"{metric} difference", f"{metric} low", f"{metric} high"]]
-        assert np.allclose(row.astype(float), study.paired(table, metric, "dual pivot"))
+        assert np.allclose(row.astype(float), results.paired(table, metric, "dual pivot"))
         assert found.loc["blind", [f"{metric} difference", f"{metric} low"]].isna().all()
-    assert list(study.summary(table[table.arm.isin(["blind", "swap"])]).index) == ["blind", "swap"]
+    assert list(results.summary(table[table.arm.isin(["blind", "swap"])]).index) == ["blind", "swap"]
 
 
 def test_a_study_without_truth_has_identity_alone(table):
-    found = study.summary(table[table.metric == "identity"])
+    found = results.summary(table[table.metric == "identity"])
     assert list(found.columns) == ["identity", "identity difference", "identity low", "identity high"]
-    text = study.shown(found)
+    text = results.shown(found)
     assert list(text.columns) == [metrics.LABEL["identity"]] and list(text.index) == list(found.index)
 
 
 def test_a_summary_is_shown_rounded_with_its_interval(table):
-    found = study.summary(table)
-    text = study.shown(found).loc["dual pivot", metrics.LABEL["psnr"]]
+    found = results.summary(table)
+    text = results.shown(found).loc["dual pivot", metrics.LABEL["psnr"]]
     mean, d, low, high = found.loc["dual pivot", ["psnr", "psnr difference", "psnr low", "psnr high"]]
     assert text == f"{mean:.2f} ({d:+.2f} [{low:+.2f}, {high:+.2f}])"
-    assert study.shown(found).loc["blind", metrics.LABEL["identity"]] == f"{found.loc['blind', 'identity']:.3f}"
+    assert results.shown(found).loc["blind", metrics.LABEL["identity"]] == f"{found.loc['blind', 'identity']:.3f}"
 
 
 @pytest.mark.filterwarnings("ignore")  # scipy warns of a single pair
 def test_a_single_person_is_shown_without_an_interval(table):
-    found = study.shown(study.summary(table[table.person == "people:19"]))
+    found = results.shown(results.summary(table[table.person == "people:19"]))
     assert not found.map(lambda text: "nan" in text or "[" in text).to_numpy().any()
     assert "(" in found.loc["dual pivot", metrics.LABEL["identity"]]
 
@@ -111,7 +111,7 @@ def test_a_single_person_is_shown_without_an_interval(table):
 def test_costs_in_a_sentence():
     record = {"parameters": {"TEXTUAL_STEPS": 120, "MODEL_STEPS": 50, "SAMPLING_STEPS": 40}, "peak_memory": 2.34e9,
               "seconds": {"tuning": 61.7, "restoring": 12.0}, "metrics": [{"shot": s, "arm": a} for s in range(3) for a in "abc"]}
-    assert study.costs(record) == ("Both pivots (120 + 50 steps): 62 s. Restoring a picture (40 steps, in batches): 2.0 s. "
+    assert results.costs(record) == ("Both pivots (120 + 50 steps): 62 s. Restoring a picture (40 steps, in batches): 2.0 s. "
                                    "Peak memory: 2.3 GB.")
 
 
@@ -125,17 +125,17 @@ def test_verdicts_follow_the_interval(shift, spread, word):
     rows = [dict(person=str(p), arm=arm, shot=0, seed=0, metric=metric,
                  value=(shift + noise[p]) * sign[metric] if arm == "dual pivot" else 0.001 * rng.normal())
             for p in range(6) for arm in study.ARMS for metric in metrics.LABEL]
-    found = study.verdicts(pd.DataFrame(rows))
-    assert len(found) == len(study.STATEMENTS) and list(found.verdict[:3]) == [word] * 3
+    found = results.verdicts(pd.DataFrame(rows))
+    assert len(found) == len(results.STATEMENTS) and list(found.verdict[:3]) == [word] * 3
 
 
 def test_one_person_alone_decides_nothing(table):
     with pytest.warns(RuntimeWarning):
-        assert set(study.verdicts(table[table.person == "people:49"]).verdict) == {"open"}
+        assert set(results.verdicts(table[table.person == "people:49"]).verdict) == {"open"}
 
 
 def test_every_statement_is_about_known_arms_and_metrics():
-    assert all(metric in metrics.LABEL and {arm, against} <= set(study.ARMS) for metric, arm, against, *_ in study.STATEMENTS)
+    assert all(metric in metrics.LABEL and {arm, against} <= set(study.ARMS) for metric, arm, against, *_ in results.STATEMENTS)
 
 
 # ---- arms ----
