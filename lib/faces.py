@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from lib import align, paths, people
+from lib import align, checks, paths, people
 from lib.errors import MissingPicturesError, PairingError, PersonCardError, PictureSizeError
 from lib.pictures import (SUFFIXES, load_picture, safe_name, save_picture, to_tensor,  # noqa: F401 (faces.to_uint8 is the
                           to_uint8, unreadable)  # name under which notebooks know them)
@@ -135,7 +135,7 @@ def load_person(folder, size=128, pack=None, choose="only", root=align.INSIGHTFA
     Returns a PersonFolder. Raises the errors of `read_card`, `list_pictures`, `load_picture`, `align.align`;
     MissingPicturesError (folder, too few references), PairingError, PictureSizeError.
     """
-    folder = paths.given(folder)
+    folder, size = paths.given(folder), checks.steps(size, "size", least=32)
     if not folder.is_dir():
         raise MissingPicturesError(f"No person folder: {folder}. Remedy: check the path, or name a procedural person, "
                                    f"such as people:1009.")
