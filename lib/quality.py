@@ -46,6 +46,6 @@ def auc(vectors, shots):
 
 def against_bars(found):
     """A table of the measured numbers beside the bars they were made for."""
-    rows = [{"measure": name, "measured": round(found[name], 3 if bar < 2 else 2), "bar": f"{sign} {bar:g}",
-             "met": HOLDS[sign](found[name], bar)} for name, (sign, bar) in BARS.items()]
+    rows = [{"measure": name, "measured": f"{found[name]:.{4 if name.endswith('AUC') else 2}f}", "bar": f"{sign} {bar:g}",
+             "met": "yes" if HOLDS[sign](found[name], bar) else "no"} for name, (sign, bar) in BARS.items()]
     return pd.DataFrame(rows).set_index("measure")

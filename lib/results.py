@@ -40,6 +40,7 @@ STATEMENTS = (  # what the paper says of the arms: metric, arm, the arm it is he
     ("perceptual", "encoder-only", "blind", +1, "E tuned alone loses detail (Fig. 2d)"),
     ("identity", "dual pivot", "encoder-only", +1, "dual pivot brings more identity than E tuned alone (Fig. 2d, e)"),
     ("identity", "in-context", "swap", +1, "tuning inside B brings more identity than swapping (Fig. 9a, c)"),
+    ("psnr", "in-context", "swap", +1, "and restores better (section IV-B, after eq. 6)"),
     ("identity", "dual pivot", "in-context", +1, "the model pivot adds identity to in-context tuning (Fig. 9b)"),
     ("perceptual", "dual pivot", "in-context", -1, "and perceptual quality (Fig. 9b)"),
     ("identity", "swap + model pivot", "swap", +1, "the model pivot mends a swapped prior (Fig. 9d)"),
