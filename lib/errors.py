@@ -119,3 +119,27 @@ class PivotError(WorkbookError):
 
 class TrainingError(WorkbookError):
     """Training that diverged (lib.pretrain)."""
+
+
+class LandmarkError(WorkbookError):
+    """Landmarks that cannot be compared; its subclasses say why (lib.landmarks)."""
+
+
+class LandmarkShapeError(LandmarkError):
+    """Not (..., N, 2), two sets of different shape, weights that fit neither, or no set at all."""
+
+
+class TooFewLandmarksError(LandmarkError):
+    """Fewer points than the alignment has to have."""
+
+
+class LandmarkValueError(LandmarkError):
+    """NaN or infinity among the coordinates."""
+
+
+class LandmarkWeightError(LandmarkError):
+    """A weight that is zero, negative, infinite or NaN."""
+
+
+class DegenerateLandmarksError(LandmarkError):
+    """Collinear or coincident points, for which the best transform is not unique."""

@@ -1,7 +1,7 @@
-"""The small judges of the tiny world: a face recogniser and a perceptual distance, trained on procedural people.
+"""The small judges of the tiny world: a face recogniser, a perceptual distance, a landmarker, trained on procedural people.
 
-They judge only: no loss that trains or guides a restoration sees them. Both are exported to ONNX, so what is shipped
-needs no class of ours; the recogniser then runs through insightface like any downloaded one.
+They judge only: no loss that trains or guides a restoration sees them. All are exported to ONNX, so what is shipped
+needs no class of ours; recogniser and landmarker then run through insightface like any downloaded ones.
 """
 from pathlib import Path
 
@@ -124,6 +124,62 @@ def fit_perceptual(pool, *, batch=24, device="cpu", **options):
     return Perceptual(net), losses
 
 
+class Landmarker(nn.Module):
+    """68 heatmaps of a face crop (N, 3, 192, 192) in [-1, 1], read off by their centre of mass: (N, 136) x, y in [-1, 1].
+
+    Size and output are those of insightface's landmark models, which crop a face box enlarged by 1.5.
+    """
+
+    def __init__(self, widths=(24, 32, 40, 56)):
+        super().__init__()
+        self.stem = nn.Sequential(conv(3, widths[0], 2), conv(widths[0], widths[0]))  # 48
+        self.down = nn.ModuleList(nn.Sequential(conv(a, b, 2), conv(b, b), conv(b, b)) for a, b in zip(widths, widths[1:]))  # 24, 12, 6
+        self.up = nn.ModuleList(conv(a + b, b) for a, b in zip(widths[:0:-1], widths[-2::-1]))  # 12, 24, 48
+        self.head = nn.Conv2d(widths[0], 68, 1)
+        side = (torch.arange(48) + 0.5) / 24 - 1
+        self.register_buffer("side", side)
+
+    def forward(self, x):
+        levels = [self.stem(F.avg_pool2d(x, 2))]
+        for down in self.down:
+            levels.append(down(levels[-1]))
+        x = levels.pop()
+        for up in self.up:
+            x = up(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), levels.pop()], 1))
+        share = self.head(x).float().flatten(2).softmax(2).unflatten(2, (48, 48))  # (N, 68, 48, 48)
+        points = torch.stack([(share.sum(2) * self.side).sum(2), (share.sum(3) * self.side).sum(2)], 2)  # (N, 68, 2)
+        return points.flatten(1)
+
+
+def face_crops(x, landmarks, g, size=192):
+    """Crops as insightface makes them for its landmark models, from boxes as loose as a detector's, turned by up to 15 degrees.
+
+    x: (N, 3, H, W); landmarks: (N, 68, 2) in [-1, 1]. Returns crops (N, 3, size, size) and their landmarks (N, 68, 2) in [-1, 1].
+    """
+    draw = lambda: 2 * torch.rand(len(x), generator=g, device=g.device) - 1  # noqa: E731
+    low, high = landmarks.amin(1), landmarks.amax(1)
+    extent = (high - low).amax(1)
+    centre = (low + high) / 2 + 0.08 * extent[:, None] * torch.stack([draw(), draw()], 1)
+    half, turn = 0.75 * extent * (1.05 + 0.15 * draw()), 0.26 * draw()
+    turned = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).view(-1, 2, 2)
+    grid = F.affine_grid(torch.cat([half[:, None, None] * turned, centre[..., None]], 2), [len(x), 3, size, size], align_corners=False)
+    points = (landmarks - centre[:, None]) @ turned / half[:, None, None]
+    return F.grid_sample(x, grid, align_corners=False), points
+
+
+def fit_landmarker(pool, *, net=None, batch=16, device="cpu", **options):
+    """Trains a landmarker, or goes on with `net`, on crops of a pool's people, one in three degraded. Returns it and the losses."""
+    net = (net or Landmarker()).to(device)
+
+    def loss_of(g):
+        i, x, degraded = pool.batch(batch, g, degraded=True)
+        bad = torch.rand(len(x), generator=g, device=g.device) < 1 / 3
+        x = jitter(torch.where(bad[:, None, None, None], degraded, x), g)
+        crops, points = face_crops(x, pool.landmarks[i.to(pool.landmarks.device)].to(x), g)
+        return F.smooth_l1_loss(net(crops).float(), points.flatten(1), beta=0.02)
+    return net, fit("landmarker", [net], loss_of, device=device, **options)
+
+
 def export(module, path, inputs, names, output):
     """Writes `module` as ONNX with a free batch; `inputs` example tensors, `names` of theirs, `output` its name."""
     module.cpu().eval()
@@ -132,9 +188,13 @@ def export(module, path, inputs, names, output):
                       dynamic_axes=axes, dynamo=False)
 
 
-def ship(recogniser, perceptual, folder):
-    """Writes both judges to `folder`: people-r.onnx, which insightface opens, and people-p.onnx, two pictures in, a distance out."""
+def ship(recogniser, perceptual, folder, landmarker=None):
+    """Writes the judges to `folder`: people-r.onnx and people-l.onnx, which insightface opens, and people-p.onnx, two pictures in,
+    a distance out.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     export(recogniser, folder / "people-r.onnx", [torch.zeros(2, 3, FACE, FACE)], ["x"], "embedding")
     export(perceptual, folder / "people-p.onnx", [torch.zeros(2, 3, 128, 128)] * 2, ["x", "y"], "distance")
+    if landmarker is not None:
+        export(landmarker, folder / "people-l.onnx", [torch.zeros(2, 3, 192, 192)], ["x"], "points")

@@ -126,7 +126,7 @@ def score(case, restored):
     rows = []
     for arm, pictures in {"input": case.degraded[None], **restored}.items():
         for seed, batch in enumerate(pictures):
-            for metric, values in metrics.measure(batch, case.truth, case.references, case.scorer).items():
+            for metric, values in metrics.story(batch, case.truth, case.references, case.scorer).items():
                 rows += [dict(person=case.name, arm=arm, shot=s, seed=seed, metric=metric, value=float(v)) for s, v in enumerate(values)]
     return rows
 

@@ -196,7 +196,7 @@ def test_all_arms_really_tune_and_restore_from_the_same_noise(B, who, monkeypatc
 
 
 def test_scores_are_tidy_and_of_the_right_pictures(who, monkeypatch):
-    monkeypatch.setattr(metrics, "measure", lambda x, truth, references, pack: {"psnr": x.mean((1, 2, 3)), "pack": [pack] * len(x)})
+    monkeypatch.setattr(metrics, "story", lambda x, truth, references, pack: {"psnr": x.mean((1, 2, 3)), "pack": [pack] * len(x)})
     restored = {"blind": torch.arange(4.0).reshape(2, 2, 1, 1, 1).expand(2, 2, 3, 8, 8)}
     rows = pd.DataFrame(study.score(replace(who, scorer=7), restored))
     assert set(rows.person) == {"people:9"} and set(rows[rows.metric == "pack"].value) == {7}
@@ -259,18 +259,18 @@ def test_psnr_in_closed_form():
 
 def test_with_the_truth_all_three_are_measured(small_judges):
     x, y = tiny_system.pictures(3, 1, 128), tiny_system.pictures(3, 2, 128)
-    found = metrics.measure(x, y)
-    assert list(found) == ["psnr", "perceptual", "identity"] == list(metrics.LABEL) == list(metrics.HIGHER_IS_BETTER)
+    found = metrics.story(x, y)
+    assert list(found) == ["psnr", "perceptual", "identity"] == list(metrics.LABEL)
     vectors = [identity.embed(z, metrics.RECOGNISER, crop="whole") for z in (x, y)]
     assert torch.allclose(found["identity"], (vectors[0] * vectors[1]).sum(1), atol=1e-5)
     assert torch.allclose(found["psnr"], metrics.psnr(x, y))
-    same = metrics.measure(x, x + 1e-4)
+    same = metrics.story(x, x + 1e-4)
     assert same["perceptual"].max() < 0.01 < found["perceptual"].min() and same["identity"].min() > 0.999
 
 
 def test_without_the_truth_identity_to_the_references_alone(small_judges):
     x, references = tiny_system.pictures(3, 1, 128), tiny_system.pictures(4, 2, 128)
-    found = metrics.measure(x, references=references)
+    found = metrics.story(x, references=references)
     assert list(found) == ["identity"]
     v, r = (identity.embed(z, metrics.RECOGNISER, crop="whole").numpy() for z in (x, references))
     assert np.allclose(found["identity"], v @ r.mean(0) / np.linalg.norm(r.mean(0)), atol=1e-5)
@@ -281,7 +281,7 @@ def test_a_pack_for_real_faces_sees_the_published_crop(tmp_path):
     x = tiny_system.pictures(2, 1, 128)
     assert torch.allclose(metrics.embeddings(x, pack), identity.embed(x, pack, crop="template"))
     assert not torch.allclose(metrics.embeddings(x, pack), identity.embed(x, pack, crop="whole"), atol=1e-3)
-    found = metrics.measure(x, references=x, pack=pack)["identity"]
+    found = metrics.story(x, references=x, pack=pack)["identity"]
     assert found.shape == (2,) and found.max() <= 1 + 1e-5
 
 
