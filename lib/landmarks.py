@@ -13,8 +13,8 @@ GROUPS = {  # the two regions that HonestFace reports (section 4.1), as indices 
     "mouth border": (*range(48, 60),),  # the outer lip: 12 points
 }
 # A set is refused when its smaller spread is below this fraction of its larger one: float32 rounding of points on a
-# line leaves about 1e-7. Up to there the distance keeps nine digits, the transform eleven less those of the ratio.
-THINNEST = 1e-6
+# line leaves about 1e-7. Down to the limit the distance keeps nine digits; the transform loses as many as the ratio has.
+THINNEST = 1e-5
 ROUNDING = 1e-12  # a spread below this fraction of the distance to the origin is rounding: the points coincide
 
 
