@@ -270,8 +270,9 @@ def test_points_on_a_line_or_all_at_one_place_are_refused(line):
 
 def test_a_line_is_enough_for_a_similarity_but_not_one_place():
     assert similarity_landmark_distance(LINE, 2 * LINE[:, ::-1]) > 0
-    with pytest.raises(DegenerateLandmarksError, match="face 2.*Remedy"):
-        similarity_landmark_distance(spoilt(POINTS, 2, 64.1), GOAL)
+    for place, weights in [(64.1, None), *((place, WEIGHTS) for place in np.linspace(0.1, 99.7, 20))]:  # some means are rounded
+        with pytest.raises(DegenerateLandmarksError, match="face 2.*Remedy"):
+            similarity_landmark_distance(spoilt(POINTS, 2, place), GOAL, weights)
 
 
 def test_each_alignment_has_its_least_number_of_points():
