@@ -39,18 +39,20 @@ def crowd():
 
 
 @pytest.mark.parametrize("name", CALIBRATION["values"])
-@pytest.mark.parametrize("metric", CALIBRATION["tolerance"])
+@pytest.mark.parametrize("metric", [name for name, metric in metrics.TABLE.items() if metric.tolerance])
 def test_what_another_implementation_says(name, metric):
     clean, spoilt = (to_tensor(picture[None]) for picture in pairs()[name])
     assert values(spoilt, clean, only=(metric,))[metric][0] == pytest.approx(CALIBRATION["values"][name][metric],
-                                                                             abs=CALIBRATION["tolerance"][metric])
+                                                                             abs=metrics.TABLE[metric].tolerance)
 
 
 def test_every_row_of_the_table_says_what_a_reader_needs():
     for name, metric in metrics.TABLE.items():
-        assert metric.name == name and metric.label and metric.source and metric.library and metric.tolerance > 0
+        assert metric.name == name and metric.label and metric.source and metric.library
         assert metric.range[0] < metric.range[1] and set(metric.needs) <= {"truth", "references", "inputs"}
         assert bool(metric.of) != bool(metric.package)
+    held = {name for name, metric in metrics.TABLE.items() if metric.tolerance}
+    assert held == {name for values in CALIBRATION["values"].values() for name in values}  # a tolerance that nothing holds is a guess
     assert set(metrics.STORY) == set(metrics.LABEL) <= set(metrics.TABLE)
 
 
