@@ -6,7 +6,7 @@ import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from lib import identity, metrics
+from lib import metrics
 from lib.errors import PictureSizeError
 
 
@@ -50,5 +50,5 @@ def spread(restored, pack=None):
     if restored.ndim != 5 or len(restored) < 2:
         raise PictureSizeError(f"No seeds to compare: {tuple(restored.shape)}. Remedy: give (K, N, 3, S, S) with K >= 2.")
     embedded = metrics.embeddings(restored.flatten(0, 1), pack).unflatten(0, restored.shape[:2])  # (K, N, D)
-    angles = [torch.rad2deg(torch.acos(identity.cosine(a, b).clamp(-1, 1))) for a, b in itertools.combinations(embedded, 2)]
+    angles = [metrics.degrees(a, b) for a, b in itertools.combinations(embedded, 2)]
     return restored.std(0).mean((1, 2, 3)) / 2, torch.stack(angles).mean(0)

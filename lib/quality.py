@@ -5,7 +5,7 @@ import pandas as pd
 import torch
 from scipy.stats import mannwhitneyu
 
-from lib import metrics, people
+from lib import landmarks, metrics, people
 from lib.degrade import degrade
 from lib.faces import to_tensor
 from lib.landmarker import find_landmarks
@@ -43,7 +43,7 @@ def measure(B, crowd, recipe="tiny", shots=4, steps=50):
 def landmark_error(found, truth):
     """Mean distance of 68 landmarks (N, 68, 2) as a fraction of the distance between the eyes' middles, over all faces."""
     between = (truth[:, 36:42].mean(1) - truth[:, 42:48].mean(1)).norm(dim=-1)
-    return float(((found - truth).norm(dim=-1).mean(1) / between).mean())
+    return float((landmarks.landmark_distance(found, truth) / between).mean())
 
 
 def auc(vectors, shots):
@@ -57,6 +57,6 @@ def auc(vectors, shots):
 
 def against_bars(found):
     """A table of the measured numbers beside the bars they were made for."""
-    rows = [{"measure": name, "measured": f"{found[name]:.{4 if name.endswith('AUC') else 3 if bar < 0.1 and bar else 2}f}", "bar": f"{sign} {bar:g}",
+    rows = [{"measure": name, "measured": f"{found[name]:.4g}", "bar": f"{sign} {bar:g}",
              "met": "yes" if HOLDS[sign](found[name], bar) else "no"} for name, (sign, bar) in BARS.items()]
     return pd.DataFrame(rows).set_index("measure")

@@ -20,7 +20,7 @@ def crowd():
 def test_landmarks_of_people_never_trained_on_lie_near_the_truth(crowd):
     found = landmarker.find_landmarks(crowd[0])
     assert found.shape == (24, 68, 2) and found.dtype == torch.float64
-    assert landmark_error(found, crowd[1]) < 0.045 and (found - crowd[1]).mean((0, 1)).abs().max() < 0.4  # pixels: no half pixel lost
+    assert landmark_error(found, crowd[1]) < 0.035 and (found - crowd[1]).mean((0, 1)).abs().max() < 0.4  # pixels: no half pixel lost
 
 
 def test_the_error_by_hand(crowd):
