@@ -6,7 +6,7 @@ from lib.errors import DeviceError, RangeError
 
 def steps(n, name="steps", least=0, most=None):
     """A whole number from `least` to `most`. Raises RangeError."""
-    if isinstance(n, bool) or not isinstance(n, int) or n < least or n > (n if most is None else most):
+    if isinstance(n, bool) or not isinstance(n, int) or n < least or (most is not None and n > most):
         end = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise RangeError(f"{name} out of range: {n!r}. Remedy: give a whole number {end}.")
     return n

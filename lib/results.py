@@ -57,7 +57,8 @@ def verdicts(table):
     for metric, arm, against, sign, words in STATEMENTS:
         mean, low, high = paired(table, metric, arm, against)
         side = 1 if low > 0 else -1 if high < 0 else 0  # one person has no interval: open
-        rows.append({"the paper says": words, "measured": f"{metric}, {arm} − {against}", "difference": f"{mean:+.3f}", "95 % interval": f"[{low:+.3f}, {high:+.3f}]",
+        rows.append({"the paper says": words, "measured": f"{metric}, {arm} − {against}", "difference": f"{mean:+.3f}",
+                     "95 % interval": f"[{low:+.3f}, {high:+.3f}]",
                      "verdict": "open" if side == 0 else "reproduced" if side == sign else "contradicted"})
     return pd.DataFrame(rows)
 
