@@ -17,6 +17,8 @@ from lib.errors import FaceError, NoFaceError, PackError, SeveralFacesError
 TEMPLATE_512 = np.array([[192.98, 239.95], [318.90, 240.19], [256.63, 314.02], [201.26, 371.41], [313.09, 371.15]])
 BORDER = (133, 132, 135)  # the grey that facexlib puts around a crop
 INSIGHTFACE = "~/.insightface"  # where insightface itself keeps downloaded packs
+PEOPLE = "people"  # the pack of drawn people, in data/models
+KINDS = ["detection", "recognition", "landmark_2d_106", "landmark_2d_68"]  # insightface's names of the models that are used
 
 
 class Face(NamedTuple):
@@ -37,11 +39,12 @@ def template(size):
 def pack_folder(pack, root=INSIGHTFACE):
     """The folder of an insightface pack; never a download.
 
-    Args: pack, a name under `root`/models ("buffalo_l") or the path of a folder (`paths.given`); root, used for names only.
-    Returns an absolute Path. Raises PackError when it is not there or holds no model.
+    Args: pack, "people" (the workbook's own), a name under `root`/models ("buffalo_l") or the path of a folder (`paths.given`);
+    root, used for names only. Returns an absolute Path. Raises PackError when it is not there or holds no model.
     """
     named = isinstance(pack, str) and Path(pack).name == pack
     # insightface would let a folder of that name in the current directory win, and would try a download
+    root = paths.DATA if pack == PEOPLE else root
     folder = Path(root, "models", pack).expanduser().absolute() if named else paths.given(pack)
     if not any(folder.glob("*.onnx")) and not any(folder.glob("*/*.onnx")):
         raise PackError(f"No insightface pack: {folder} is not a folder with ONNX models. Remedy: while online, run "
@@ -51,17 +54,18 @@ def pack_folder(pack, root=INSIGHTFACE):
 
 
 @lru_cache(maxsize=4)
-def _detector(folder):
-    from insightface.app import FaceAnalysis  # 1.5 s to import, and only whole photographs need it
+def models(folder):
+    """What insightface makes of a pack's folder: KINDS -> its models. Kept, so that they load once. Raises PackError."""
+    from insightface.app import FaceAnalysis  # 1.5 s to import, and only whole photographs and landmarks need it
     try:
-        app = FaceAnalysis(str(folder), allowed_modules=["detection"])
+        app = FaceAnalysis(str(folder), allowed_modules=KINDS)
     except Exception as error:  # protobuf, onnxruntime and bare assertions, according to what is wrong
-        raise PackError(f"No detector could be loaded: {folder} ({type(error).__name__}: {error}). Remedy: the pack "
-                        f"needs an SCRFD detector with five points, as det_10g.onnx of buffalo_l.") from error
+        raise PackError(f"Pack cannot be opened: {folder} ({type(error).__name__}: {error}). Remedy: a pack needs an SCRFD detector, as "
+                        f"det_10g.onnx of buffalo_l; for a recogniser alone give its .onnx file.") from error
     app.prepare(ctx_id=0)
     if not app.det_model.use_kps:
         raise PackError(f"Detector without points: {folder}. Remedy: use one that gives five points (SCRFD *_kps).")
-    return app.det_model
+    return app.models
 
 
 def find_faces(picture, pack, root=INSIGHTFACE):
@@ -70,7 +74,7 @@ def find_faces(picture, pack, root=INSIGHTFACE):
     Args: picture, uint8 RGB (H, W, 3); pack and root as in `pack_folder`.
     Returns a list of Face, perhaps empty. Raises PackError.
     """
-    boxes, points = _detector(pack_folder(pack, root)).detect(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    boxes, points = models(pack_folder(pack, root))["detection"].detect(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     faces = [Face(box[:4], five, float(box[4])) for box, five in zip(boxes, points)]
     return sorted(faces, key=lambda face: -np.prod(face.box[2:] - face.box[:2]))
 

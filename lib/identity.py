@@ -27,20 +27,6 @@ def _from_file(file):
     return model
 
 
-@lru_cache(maxsize=4)
-def _from_folder(folder):
-    from insightface.app import FaceAnalysis
-    try:
-        models = FaceAnalysis(str(folder), allowed_modules=["detection", "recognition"]).models
-    except Exception as error:
-        raise PackError(f"Pack cannot be opened: {folder} ({type(error).__name__}: {error}). Remedy: a pack needs a "
-                        f"detector; for a recogniser alone give its .onnx file.") from error
-    if "recognition" not in models:  # insightface would go on and leave every embedding None
-        raise PackError(f"No recogniser in the pack: {folder}. Remedy: use a pack that has one (buffalo_l), or give "
-                        f"a recogniser's .onnx file.")
-    return models["recognition"]
-
-
 def recogniser(pack, root=align.INSIGHTFACE):
     """The recogniser that insightface makes of a pack or file; kept, so that it loads once.
 
@@ -48,11 +34,24 @@ def recogniser(pack, root=align.INSIGHTFACE):
     Returns an insightface ArcFaceONNX. Raises PackError when missing, unreadable or not a recogniser.
     """
     if not str(pack).endswith(".onnx"):
-        return _from_folder(align.pack_folder(pack, root))
+        folder = align.pack_folder(pack, root)
+        if "recognition" not in align.models(folder):  # insightface would go on and leave every embedding None
+            raise PackError(f"No recogniser in the pack: {folder}. Remedy: use a pack that has one (buffalo_l), or give "
+                            f"a recogniser's .onnx file.")
+        return _checked(align.models(folder)["recognition"], folder)
     file = paths.given(pack)
     if not file.is_file():
         raise PackError(f"No recogniser file: {file}. Remedy: check the path, or use a pack that you have.")
-    return _from_file(file)
+    return _checked(_from_file(file), file)
+
+
+def _checked(model, where):
+    """The model, where it reads square RGB pictures and writes a vector each; others go wrong late, or silently."""
+    reads, writes = list(model.input_shape), list(model.output_shape)
+    if len(reads) != 4 or reads[1] != 3 or reads[2] != reads[3] or len(writes) != 2 or writes[1] in (0, 1):
+        raise PackError(f"Not a recogniser: {where} reads {reads} and writes {writes}. Remedy: give an ONNX file that reads (N, 3, S, S) and "
+                        "writes (N, D).")
+    return model
 
 
 def _arcface_crop(picture, size):
@@ -61,28 +60,18 @@ def _arcface_crop(picture, size):
     return align.warp(picture, align.similarity(align.template(picture.shape[0]), goal), size)
 
 
-def _prepare(pictures, size, crop):
-    if crop == "whole":
-        return [align.resize(picture, size) for picture in pictures]
-    if crop == "template":
-        return [_arcface_crop(picture, size) for picture in pictures]
-    raise PictureError(f"Unknown crop: {crop!r}. Remedy: \"template\" for published recognisers, \"whole\" for one "
-                       f"that was trained on whole crops.")
-
-
-def embed(pictures, pack, crop="template", batch=32, root=align.INSIGHTFACE):
-    """Identity embeddings of aligned crops.
+def embed(pictures, pack, batch=32, root=align.INSIGHTFACE):
+    """Identity embeddings of aligned crops, carried by one fixed similarity to insightface's own template.
 
     Args: pictures, float (N, 3, S, S) in [-1, 1], aligned to `align.template(S)`; pack and root as in `recogniser`;
-    crop, "template" warps by one fixed similarity to insightface's template (published recognisers), "whole" only
-    resizes (a recogniser trained on whole crops); batch, pictures a run.
+    batch, pictures a run.
     Returns float32 (N, D), unit norm, on the CPU. Raises PackError; PictureError for pictures that are not such crops.
     """
     if pictures.ndim != 4 or len(pictures) == 0 or pictures.shape[2] != pictures.shape[3]:
         raise PictureError(f"Not square crops: {tuple(pictures.shape)}. Remedy: give (N, 3, S, S), aligned by lib.faces.")
     model = recogniser(pack, root)
     batch = model.input_shape[0] if isinstance(model.input_shape[0], int) else batch  # some files fix it to 1
-    crops = _prepare(to_uint8(pictures)[..., ::-1], model.input_size[0], crop)  # BGR, as insightface reads
+    crops = [_arcface_crop(picture, model.input_size[0]) for picture in to_uint8(pictures)[..., ::-1]]  # BGR, as insightface reads
     runs = [model.get_feat(crops[i:i + batch]) for i in range(0, len(crops), batch)]
     return _unit(torch.from_numpy(np.concatenate(runs)), pack)
 

@@ -1,26 +1,38 @@
 """The small judges of the tiny world: a face recogniser, a perceptual distance, a landmarker, trained on procedural people.
 
-They judge only: no loss that trains or guides a restoration sees them. All are exported to ONNX, so what is shipped
-needs no class of ours; recogniser and landmarker then run through insightface like any downloaded ones.
+They judge only: no loss that trains or guides a restoration sees them. lib.export writes them as what insightface opens.
 """
-from pathlib import Path
-
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lib.align import similarity, template
 from lib.pretrain import fit
 
 FACE = 112  # pixels: the input of insightface's ArcFaceONNX
-INNER = slice(30, 102), slice(20, 92)  # rows and columns of it that the recogniser looks at: from brows to chin, little hair
+INNER = (20, 92), (30, 102)  # columns and rows that the recogniser looks at, of a whole crop of 112 px: from brows to chin, little hair
 
 
 def conv(cin, cout, stride=1):
     return nn.Sequential(nn.Conv2d(cin, cout, 3, stride, 1, bias=False), nn.GroupNorm(8, cout), nn.SiLU())
 
 
+def to_arcface():
+    """The similarity (2, 3) from pixels of a whole crop of 112 px to insightface's template, which shows less of the head."""
+    from insightface.utils.face_align import arcface_dst
+    return similarity(template(FACE), arcface_dst)
+
+
+def sampling(span, scale, shift):
+    """Weights (places of `span`, 112) that read places u of a whole crop at scale * u + shift of insightface's, each sum 1."""
+    at = scale * torch.arange(*span) + shift
+    weights = (1 - (torch.arange(FACE) - at[:, None].clamp(0, FACE - 1)).abs() / scale).relu()
+    return (weights / weights.sum(1, keepdim=True)).float()
+
+
 class Recogniser(nn.Module):
-    """A residual network from (N, 3, 112, 112) in [-1, 1] to 128-d embeddings (not normalised).
+    """A residual network from insightface's crops (N, 3, 112, 112) in [-1, 1] to 128-d embeddings (not normalised).
 
     It sees the inner face alone: hair survives every degradation, so a recogniser that reads it would call
     a blurred face, and any restoration of it, the right person.
@@ -32,9 +44,12 @@ class Recogniser(nn.Module):
         self.down = nn.ModuleList(conv(a, b, 2) for a, b in zip(widths, (*widths[1:], widths[-1])))  # 18, 9, 5, 3
         self.same = nn.ModuleList(nn.Sequential(conv(b, b), conv(b, b)) for b in (*widths[1:], widths[-1]))
         self.head = nn.Linear(widths[-1] * 9, dimension)
+        matrix = to_arcface()
+        for name, span, shift in zip(("columns", "rows"), INNER, matrix[:, 2]):
+            self.register_buffer(name, sampling(span, float(matrix[0, 0]), float(shift)), persistent=False)  # (72, 112)
 
     def forward(self, x):
-        x = self.stem(x[:, :, INNER[0], INNER[1]])
+        x = self.stem(self.rows @ x @ self.columns.T)
         for down, same in zip(self.down, self.same):
             x = down(x)
             x = x + same(x)
@@ -61,6 +76,19 @@ def jitter(x, g):
     return x + 0.04 * draw(1, 1, 1) * torch.randn(x.shape, generator=g, device=g.device)
 
 
+def arcface_crops(x, g=None):
+    """insightface's crops (N, 3, 112, 112) of aligned ones (N, 3, S, S); where `g` is given, off by what five detected points are off."""
+    edges = np.array([[2 / FACE, 0, 1 / FACE - 1], [0, 2 / FACE, 1 / FACE - 1], [0, 0, 1]])  # pixel centres to -1..1
+    back = edges @ np.linalg.inv(np.vstack([to_arcface(), [0, 0, 1]])) @ np.linalg.inv(edges)
+    theta = torch.tensor(back[:2], dtype=torch.float32, device=x.device).repeat(len(x), 1, 1)
+    if g is not None:
+        size, turn, across, down = (torch.rand(4, len(x), generator=g, device=x.device) * 2 - 1) * torch.tensor([0.05, 0.07, 0.03, 0.03])[:, None].to(x)
+        along, aside = (1 + size) * turn.cos(), (1 + size) * turn.sin()
+        slightly = torch.stack([along, -aside, aside, along], 1).view(-1, 2, 2)
+        theta = torch.cat([theta[:, :, :2] @ slightly, theta[:, :, 2:] + torch.stack([across, down], 1)[..., None]], 2)
+    return F.grid_sample(x, F.affine_grid(theta, [len(x), 3, FACE, FACE], align_corners=False), align_corners=False)
+
+
 def fit_recogniser(pool, *, batch=24, device="cpu", **options):
     """Trains the recogniser on the people of a pool by the ArcFace loss, helped by reading the genes off the embedding.
 
@@ -74,7 +102,7 @@ def fit_recogniser(pool, *, batch=24, device="cpu", **options):
     def loss_of(g):
         i, x = pool.batch(batch, g)
         person = pool.person[i.to(pool.person.device)].to(device)
-        embedding = net(F.interpolate(jitter(x, g), FACE, mode="bilinear", antialias=True))
+        embedding = net(arcface_crops(jitter(x, g), g))
         return arcface_loss(embedding, person, centres.weight) + 20 * F.mse_loss(reader(embedding).float(), genes[person])
     return net, fit("recogniser", [net, centres, reader], loss_of, device=device, **options)
 
@@ -124,6 +152,9 @@ def fit_perceptual(pool, *, batch=24, device="cpu", **options):
     return Perceptual(net), losses
 
 
+HALF = 1 / 192  # half a pixel of the crop: insightface reads -1 as the middle of its first pixel, not as its edge
+
+
 class Landmarker(nn.Module):
     """68 heatmaps of a face crop (N, 3, 192, 192) in [-1, 1], read off by their centre of mass: (N, 136) x, y in [-1, 1].
 
@@ -148,7 +179,7 @@ class Landmarker(nn.Module):
             x = up(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), levels.pop()], 1))
         share = self.head(x).float().flatten(2).softmax(2).unflatten(2, (48, 48))  # (N, 68, 48, 48)
         points = torch.stack([(share.sum(2) * self.side).sum(2), (share.sum(3) * self.side).sum(2)], 2)  # (N, 68, 2)
-        return points.flatten(1)
+        return points.flatten(1) - HALF
 
 
 def face_crops(x, landmarks, g, size=192):
@@ -176,25 +207,5 @@ def fit_landmarker(pool, *, net=None, batch=16, device="cpu", **options):
         bad = torch.rand(len(x), generator=g, device=g.device) < 1 / 3
         x = jitter(torch.where(bad[:, None, None, None], degraded, x), g)
         crops, points = face_crops(x, pool.landmarks[i.to(pool.landmarks.device)].to(x), g)
-        return F.smooth_l1_loss(net(crops).float(), points.flatten(1), beta=0.02)
+        return F.smooth_l1_loss(net(crops).float(), points.flatten(1) - HALF, beta=0.02)
     return net, fit("landmarker", [net], loss_of, device=device, **options)
-
-
-def export(module, path, inputs, names, output):
-    """Writes `module` as ONNX with a free batch; `inputs` example tensors, `names` of theirs, `output` its name."""
-    module.cpu().eval()
-    axes = {name: {0: "batch"} for name in (*names, output)}
-    torch.onnx.export(module, tuple(inputs), str(path), input_names=list(names), output_names=[output],
-                      dynamic_axes=axes, dynamo=False)
-
-
-def ship(recogniser, perceptual, folder, landmarker=None):
-    """Writes the judges to `folder`: people-r.onnx and people-l.onnx, which insightface opens, and people-p.onnx, two pictures in,
-    a distance out.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    export(recogniser, folder / "people-r.onnx", [torch.zeros(2, 3, FACE, FACE)], ["x"], "embedding")
-    export(perceptual, folder / "people-p.onnx", [torch.zeros(2, 3, 128, 128)] * 2, ["x", "y"], "distance")
-    if landmarker is not None:
-        export(landmarker, folder / "people-l.onnx", [torch.zeros(2, 3, 192, 192)], ["x"], "points")

@@ -4,8 +4,6 @@ The three that the story is told in (PSNR, perceptual distance, identity) are `S
 """
 import functools
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +13,18 @@ import torch
 from torchmetrics.functional.image import (multiscale_structural_similarity_index_measure, peak_signal_noise_ratio,
                                            structural_similarity_index_measure)
 
-from lib import identity, landmarks
-from lib.errors import PackError, PictureError, PictureSizeError, RangeError, WeightsError, WorkbookError
-from lib.landmarker import LANDMARKER, find_landmarks
+from lib import identity, landmarks, published
+from lib.align import PEOPLE
+from lib.errors import FaceError, LandmarkError, PackError, PictureSizeError, RangeError, WeightsError, WorkbookError
+from lib.given import Given
+from lib.landmarker import find_landmarks
 from lib.paths import DATA
 
-RECOGNISER = DATA / "judges" / "people-r.onnx"
-PERCEPTUAL = DATA / "judges" / "people-p.onnx"
-SMALLEST_MS_SSIM = 161  # pixels: five scales of an 11 px window
+RECOGNISER = DATA / "models" / PEOPLE / "people-r.onnx"
+PERCEPTUAL = DATA / "models" / "people-p.onnx"
+SMALLEST_SSIM = 11  # pixels: one window
+SMALLEST_MS_SSIM = 161  # five scales of an 11 px window
+GATE = {"WIDER-Test": 0.3, "WebPhoto-Test": 0.3, "LFW-Test": 0.6, "CelebChild-Test": 0.6, "CelebA": 0.5}  # NTIRE 2025, section 2.2.2
 
 
 def psnr(a, b):
@@ -31,28 +33,45 @@ def psnr(a, b):
 
 
 def ssim(a, b):
-    """Structural similarity of pictures (N, 3, H, W) in [-1, 1], Gaussian window of 11 px and sigma 1.5, one a picture (torchmetrics)."""
+    """Structural similarity of pictures (N, 3, H, W) in [-1, 1], Gaussian window of 11 px and sigma 1.5, one a picture (torchmetrics).
+
+    The mean over windows that lie inside, as in the paper and in scikit-image; torchmetrics' own mean adds mirrored borders.
+    """
+    _demand_size(a, SMALLEST_SSIM, "an 11 px window")
     a, b = (a + 1) / 2, (b + 1) / 2  # its mean term is not free of the offset: on [-1, 1] a darker picture scores far too low
-    return structural_similarity_index_measure(a, b, data_range=1.0, reduction="none").reshape(len(a))
+    _, everywhere = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none", return_full_image=True)  # (N, 3, H, W)
+    return everywhere[..., 5:-5, 5:-5].mean((1, 2, 3))
 
 
 def ms_ssim(a, b):
-    """SSIM over five scales (Wang et al. 2003) of pictures (N, 3, H, W) in [-1, 1] of at least 161 px, one a picture (torchmetrics)."""
-    if min(a.shape[2:]) < SMALLEST_MS_SSIM:
-        raise PictureSizeError(f"{min(a.shape[2:])} px are too few for five scales. Remedy: pictures of at least {SMALLEST_MS_SSIM} px.")
+    """SSIM over five scales (Wang et al. 2003) of pictures (N, 3, H, W) in [-1, 1] of at least 161 px, one a picture (torchmetrics).
+
+    torchmetrics mirrors the border at the last scale; the paper takes windows inside: they differ by about 0.001 at 192 px.
+    """
+    _demand_size(a, SMALLEST_MS_SSIM, "five scales")
     a, b = (a + 1) / 2, (b + 1) / 2
     return multiscale_structural_similarity_index_measure(a, b, data_range=1.0, reduction="none").reshape(len(a))
+
+
+def _demand_size(pictures, least, what):
+    if min(pictures.shape[2:]) < least:
+        raise PictureSizeError(f"{min(pictures.shape[2:])} px are too few for {what}. Remedy: pictures of at least {least} px.")
 
 
 def perceptual(a, b, judge=PERCEPTUAL):
     """Distance of unit features of the small judge people-p (not LPIPS), >= 0, lower is closer; (N, 3, 128, 128), one a picture."""
     session = _session(str(judge))
-    return torch.from_numpy(session.run(None, {"x": np.asarray(a, np.float32), "y": np.asarray(b, np.float32)})[0])
+    size = session.get_inputs()[0].shape[2:]
+    if any(list(x.shape[2:]) != size for x in (a, b)):
+        raise PictureSizeError(f"{Path(judge).stem} reads {size} px, not {list(a.shape[2:])} and {list(b.shape[2:])}. "
+                               "Remedy: resize the pictures, or leave this metric out.")
+    x, y = (pictures.detach().cpu().float().numpy() for pictures in (a, b))
+    return torch.from_numpy(session.run(None, {"x": x, "y": y})[0])
 
 
 def embeddings(pictures, pack=None):
     """Unit embeddings (N, D) by the small judge people-r, or by an insightface pack or ONNX file for real faces."""
-    return identity.embed(pictures, pack or RECOGNISER, crop="template" if pack else "whole")
+    return identity.embed(pictures, pack or RECOGNISER)
 
 
 def degrees(a, b):
@@ -60,28 +79,29 @@ def degrees(a, b):
     return torch.rad2deg(torch.acos(identity.cosine(a, b).clamp(-1, 1)))
 
 
-class Given:
-    """What metrics read: the pictures, their embeddings and landmarks, each made once however many metrics ask for it."""
+def passes_gate(similarity, dataset):
+    """Whether pictures pass the identity check of NTIRE 2025: booleans (N,), False where there is no value.
 
-    def __init__(self, restored, truth, inputs, references, pack, landmarker=None):
-        self.restored, self.truth, self.inputs, self.references = restored, truth, inputs, references
-        self.pack, self.landmarker, self._found = pack, landmarker, {}
+    Args: similarity, (N,) values of the metric `gate`; dataset, one of GATE. The thresholds are for AdaFace IR-50, whose ONNX file
+    is then the `pack` of `measure`: exported with the channels turned, for it reads BGR and insightface feeds RGB. The challenge
+    lets a method fail on 10 of 450 pictures. Raises RangeError. Source: NTIRE 2025, sections 2.2 and 2.2.2.
+    """
+    if dataset not in GATE:
+        raise RangeError(f"dataset out of range: {dataset!r}. Remedy: one of {', '.join(GATE)}.")
+    return np.asarray(similarity) >= GATE[dataset]
 
-    def embedding(self, name):
-        """Unit embeddings (N, D) of the pictures called `name`."""
-        return self._once("embedding", name, lambda x: embeddings(x, self.pack))
 
-    def points(self, name):
-        """68 landmarks (N, 68, 2) in pixels of the pictures called `name`. Raises PackError for real faces without a landmarker."""
-        if self.pack and not self.landmarker:
-            raise PackError("No landmark model for real faces: people-l knows drawn people only. "
-                            "Remedy: give landmarker, a 68-point ONNX file.")
-        return self._once("points", name, lambda x: find_landmarks(x, self.landmarker or LANDMARKER))
+def _points(pictures, pack, landmarker):
+    if callable(landmarker):
+        return landmarker(pictures)
+    if str(pack).endswith(".onnx"):
+        raise PackError(f"A recogniser alone finds no landmarks: {pack}. Remedy: pack, a folder with a detector and a landmark "
+                        "model; or landmarker, a function from pictures to points.")
+    return find_landmarks(pictures, pack or PEOPLE, landmarker)
 
-    def _once(self, what, name, made):
-        if (what, name) not in self._found:
-            self._found[what, name] = made(getattr(self, name))
-        return self._found[what, name]
+
+def _given(restored, truth, inputs, references, pack, landmarker=None):
+    return Given(restored, truth, inputs, references, lambda x: embeddings(x, pack), lambda x: _points(x, pack, landmarker))
 
 
 @dataclass(frozen=True)
@@ -97,43 +117,48 @@ class Metric:
     library: str
     of: object = None
     package: str = ""
+    accepts: str = "any size"  # which pictures (N, 3, S, S) in [-1, 1]
     tolerance: float | None = None  # held by data/calibration against another implementation; None: not held yet
 
 
-def _full(name, label, needs, higher, range, source, package="pyiqa"):
-    return Metric(name, label, needs, higher, range, source, package, package=package)
+def _full(name, label, needs, higher, range, source, package="pyiqa", accepts="any size"):
+    return Metric(name, label, needs, higher, range, source, package, package=package, accepts=accepts)
 
 
-INF = float("inf")
+INF, CROPS = float("inf"), "aligned crops"
 TABLE = {metric.name: metric for metric in (
     Metric("psnr", "PSNR (dB)", ("truth",), True, (-INF, INF), "10 log10(peak² / MSE), RGB", "torchmetrics",
-           lambda p: psnr(p.restored, p.truth), tolerance=1e-3),
+           lambda p: psnr(p.restored, p.truth), tolerance=1e-4),
     Metric("ssim", "SSIM", ("truth",), True, (-1, 1), "Wang et al. 2004", "torchmetrics", lambda p: ssim(p.restored, p.truth),
-           tolerance=1e-3),
-    Metric("ms_ssim", "MS-SSIM", ("truth",), True, (0, 1), "Wang et al. 2003", "torchmetrics", lambda p: ms_ssim(p.restored, p.truth)),
+           accepts=f"S >= {SMALLEST_SSIM}", tolerance=1e-3),
+    Metric("ms_ssim", "MS-SSIM", ("truth",), True, (0, 1), "Wang et al. 2003", "torchmetrics", lambda p: ms_ssim(p.restored, p.truth),
+           accepts=f"S >= {SMALLEST_MS_SSIM}", tolerance=2e-3),
     Metric("perceptual", "perceptual (people-p)", ("truth",), False, (0, INF), "form of LPIPS, features of this workbook", "onnxruntime",
-           lambda p: perceptual(p.restored, p.truth)),
+           lambda p: perceptual(p.restored, p.truth), accepts="S = 128", tolerance=1e-5),
     Metric("identity", "identity (people-r)", ("truth",), True, (-1, 1), "cosine of embeddings, ArcFace (Deng et al. 2019)", "insightface",
-           lambda p: identity.cosine(p.embedding("restored"), p.embedding("truth"))),
+           lambda p: identity.cosine(p.embedding("restored"), p.embedding("truth")), accepts=CROPS),
     Metric("degrees", "Deg.", ("truth",), False, (0, 180), "HonestFace, section 4: angle of embeddings", "insightface",
-           lambda p: degrees(p.embedding("restored"), p.embedding("truth"))),
+           lambda p: degrees(p.embedding("restored"), p.embedding("truth")), accepts=CROPS),
     Metric("embedding_distance", "FED", ("truth",), False, (0, 2), "ISPL, section 4.1: L2 of embeddings (there of dlib, not unit)",
-           "insightface", lambda p: (p.embedding("restored") - p.embedding("truth")).norm(dim=1)),
+           "insightface", lambda p: (p.embedding("restored") - p.embedding("truth")).norm(dim=1), accepts=CROPS),
     Metric("to_references", "identity to references", ("references",), True, (-1, 1), "cosine to the references' mean embedding",
-           "insightface", lambda p: identity.to_references(p.embedding("restored"), p.embedding("references"))),
-    Metric("gate", "identity gate", ("inputs",), True, (-1, 1), "NTIRE 2025, section 2.2: cosine of input and restored", "insightface",
-           lambda p: identity.cosine(p.embedding("restored"), p.embedding("inputs"))),
+           "insightface", lambda p: identity.to_references(p.embedding("restored"), p.embedding("references")), accepts=CROPS),
+    Metric("gate", "identity gate", ("inputs",), True, (-1, 1), "NTIRE 2025, section 2.2: cosine of input and restored, there of AdaFace",
+           "insightface", lambda p: identity.cosine(p.embedding("restored"), p.embedding("inputs")), accepts=CROPS),
     Metric("l2_ld", "L2-LD (px)", ("truth",), False, (0, INF), "mean distance of 68 landmarks, pixels", "insightface",
-           lambda p: landmarks.landmark_distance(p.points("restored"), p.points("truth"))),
+           lambda p: landmarks.landmark_distance(p.points("restored"), p.points("truth")), accepts=CROPS),
     Metric("lle", "LLE (px of 512)", ("truth",), False, (0, INF), "ISPL, section 4.1: mean distance as if the picture had 512 px",
-           "insightface", lambda p: landmarks.landmark_distance(p.points("restored"), p.points("truth")) * 512 / p.truth.shape[-1]),
+           "insightface", lambda p: landmarks.landmark_distance(p.points("restored"), p.points("truth")) * 512 / p.truth.shape[-1],
+           accepts=CROPS),
     Metric("ald_eyes", "ALD-e (px²)", ("truth",), False, (0, INF), "HonestFace, eqs 14 and 15: eyes and brows", "lib.landmarks",
-           lambda p: landmarks.ald_eyes(p.points("restored"), p.points("truth"))),
+           lambda p: landmarks.ald_eyes(p.points("restored"), p.points("truth")), accepts=CROPS),
     Metric("ald_mouth", "ALD-m (px²)", ("truth",), False, (0, INF), "HonestFace, eqs 14 and 15: border of the mouth", "lib.landmarks",
-           lambda p: landmarks.ald_mouth(p.points("restored"), p.points("truth"))),
+           lambda p: landmarks.ald_mouth(p.points("restored"), p.points("truth")), accepts=CROPS),
     _full("lpips", "LPIPS", ("truth",), False, (0, INF), "Zhang et al. 2018"),
     _full("dists", "DISTS", ("truth",), False, (0, 1), "Ding et al. 2020"),
-    _full("niqe", "NIQE", (), False, (0, INF), "Mittal et al. 2013"),
+    _full("ea_dists", "EA-DISTS", ("truth",), False, (0, 2), "HonestFace, eq. 9: DISTS of the pictures plus DISTS of their Sobel edges"),
+    _full("msswd", "MS-SWD", ("truth",), False, (0, INF), "He et al. 2024: colour"),
+    _full("niqe", "NIQE", (), False, (0, INF), "Mittal et al. 2013", accepts="S >= 96, better 192"),
     _full("musiq", "MUSIQ", (), True, (0, 100), "Ke et al. 2021"),
     _full("clipiqa", "CLIP-IQA", (), True, (0, 1), "Wang et al. 2023"),
     _full("maniqa", "MANIQA", (), True, (0, 1), "Yang et al. 2022"),
@@ -153,54 +178,40 @@ def measure(restored, truth=None, inputs=None, references=None, pack=None, only=
     """Every metric of `only` on every picture, tidy: a row a picture and metric, and a reason wherever there is no value.
 
     restored, truth, inputs: (N, 3, S, S) in [-1, 1]; references: (R, 3, S, S) of the same person; pack: the insightface pack
-    or ONNX file for real faces, people-r without it; landmarker: a 68-point ONNX file for them, people-l without both;
-    only: names of TABLE. Returns columns picture, metric, value (NaN with a reason), reason.
+    or ONNX file for real faces, the shipped one of drawn people without it; landmarker: a 68-point ONNX file in place of the
+    pack's own, or a function from pictures to points; only: names of TABLE. A row has its reason where one picture has no value,
+    such as a face that is not found; the other rows keep theirs. Returns columns picture, metric, value (NaN with a reason), reason.
     Raises PictureError and PictureSizeError with the index of the picture, before anything is computed.
     """
     if unknown := sorted(set(only) - set(TABLE)):
         raise RangeError(f"only out of range: {', '.join(unknown)}. Remedy: names of {', '.join(TABLE)}.")
-    given = Given(restored, truth, inputs, references, pack, landmarker)
-    _check(given)
+    given = _given(restored, truth, inputs, references, pack, landmarker).checked()
     columns = {name: _values(TABLE[name], given) for name in only}
-    rows = [dict(picture=n, metric=name, value=float(values[n]), reason=reason)
-            for name, (values, reason) in columns.items() for n in range(len(restored))]
+    rows = [dict(picture=n, metric=name, value=float(values[n]), reason=reasons[n])
+            for name, (values, reasons) in columns.items() for n in range(len(restored))]
     return pd.DataFrame(rows, columns=["picture", "metric", "value", "reason"])
 
 
 def _values(metric, given):
-    """(N,) values and "", or NaN and the reason why there are none."""
-    none = torch.full((len(given.restored),), float("nan"))
+    """(N,) values and N reasons: a number and "", or NaN and why there is none."""
+    count = len(given.restored)
     if missing := [name for name in metric.needs if getattr(given, name) is None]:
-        return none, f"needs {' and '.join(missing)}"
+        return _none(count, f"needs {' and '.join(missing)}")
     try:
-        return metric.of(given) if metric.of else _by_pyiqa(metric, given), ""
+        values = metric.of(given) if metric.of else published.score(metric.name, given.restored, given.truth if metric.needs else None)
+    except (FaceError, LandmarkError) as error:
+        if count > 1:  # one face must not cost the others their values
+            each = [_values(metric, given.alone(n)) for n in range(count)]
+            return torch.cat([values for values, _ in each]), [reason for _, (reason,) in each]
+        return _none(1, str(error) if isinstance(error, FaceError) else f"restored, picture {given.start}: {error}")
     except WorkbookError as error:
-        return none, str(error)
+        return _none(count, str(error))
+    return values, [f"restored, picture {given.start + n}: {metric.library} gives no number. Remedy: look at it, or leave the metric out."
+                    if nan else "" for n, nan in enumerate(values.isnan())]
 
 
-def _by_pyiqa(metric, given):
-    if find_spec(metric.package) is None:
-        raise WeightsError(f"{metric.label} is computed by {metric.package}, which is not installed. "
-                           "Remedy: pip install -e '.[full]' (it brings torchvision, and fetches weights when first used).")
-    network = import_module(metric.package).create_metric(metric.name)  # torchvision, which the default path cannot have
-    pictures = [(p + 1) / 2 for p in (given.restored, given.truth) if p is not None][:2 if metric.needs else 1]
-    return network(*pictures).reshape(-1).cpu()
-
-
-def _check(given):
-    count, first = len(given.restored), given.restored.shape
-    for name in ("restored", "truth", "inputs", "references"):
-        pictures = getattr(given, name)
-        if pictures is None:
-            continue
-        as_many = len(pictures) == count or name == "references"
-        if pictures.ndim != 4 or pictures.shape[1:] != (3, *first[2:]) or not as_many or not len(pictures):
-            raise PictureSizeError(f"{name}: {tuple(pictures.shape)}, where restored is {tuple(first)}. "
-                                   "Remedy: give (N, 3, S, S), as many and as large.")
-        good = (pictures.isfinite() & (pictures.abs() <= 1)).flatten(1).all(1)
-        if not good.all():
-            raise PictureError(f"{name}, picture {int((~good).nonzero()[0])}: values outside [-1, 1] or NaN. "
-                               "Remedy: lib.faces.to_tensor makes tensors in that range.")
+def _none(count, reason):
+    return torch.full((count,), float("nan")), [reason] * count
 
 
 def story(restored, truth=None, references=None, pack=None):
@@ -209,7 +220,7 @@ def story(restored, truth=None, references=None, pack=None):
     With the truth: PSNR, perceptual distance, and identity as cosine to the truth's embedding; without it, identity
     alone, as cosine to the mean embedding of the references.
     """
-    given = Given(restored, truth, None, references, pack)
+    given = _given(restored, truth, None, references, pack)
     if truth is None:
         return {"identity": TABLE["to_references"].of(given)}
     return {name: TABLE[name].of(given) for name in STORY}

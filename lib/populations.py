@@ -6,8 +6,10 @@ import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from lib import metrics
+from lib import metrics, published
 from lib.errors import PictureSizeError
+
+INCEPTION = 2048  # dimensions of its last pooled layer
 
 
 class _Features(torch.nn.Identity):
@@ -18,27 +20,35 @@ class _Features(torch.nn.Identity):
         self.num_features = count
 
 
-def distribution(restored, truth, pack=None):
-    """FID and KID (torchmetrics) of two sets of pictures, on the recogniser's embeddings, not Inception's: compare within this workbook only.
+def distribution(restored, truth, pack=None, inception=False):
+    """FID and KID of two sets of pictures, on the recogniser's embeddings (torchmetrics): compare those within this workbook only.
 
-    restored (N, 3, S, S), truth (M, 3, S, S) in [-1, 1]; pack as of `metrics.embeddings`. Returns a table with columns
-    metric, value, pictures, warning: FID is biased where there are fewer pictures than dimensions.
-    Raises PictureSizeError for fewer than two pictures. Source: Heusel et al. 2017; Binkowski et al. 2018.
+    restored (N, 3, S, S), truth (M, 3, S, S) in [-1, 1]; pack as of `metrics.embeddings`; inception: on Inception's features
+    instead, as papers report them (pyiqa, the optional `full`). Returns a table with columns metric, value, pictures, warning:
+    FID is biased where there are fewer pictures than dimensions. Raises PictureSizeError for fewer than two pictures, PackError,
+    WeightsError. Source: Heusel et al. 2017; Binkowski et al. 2018.
     """
     count = min(len(restored), len(truth))
     if count < 2:
         raise PictureSizeError(f"{count} pictures have no distribution. Remedy: give at least two of each, better hundreds.")
+    values, dimensions = (published.inception(restored, truth), INCEPTION) if inception else _on_embeddings(restored, truth, pack)
+    few = f"{count} pictures for {dimensions} dimensions: too high by chance" if count <= dimensions else ""
+    return pd.DataFrame([{"metric": name, "value": value, "pictures": count, "warning": few if name == "FID" else ""}
+                         for name, value in values.items()])
+
+
+def _on_embeddings(restored, truth, pack):
+    """{"FID": ..., "KID": ...} and the number of dimensions of the embeddings."""
     sets = [(metrics.embeddings(x, pack), real) for x, real in ((restored, False), (truth, True))]
     features = _Features(sets[0][0].shape[1])
-    few = f"{count} pictures for {features.num_features} dimensions: too high by chance" if count <= features.num_features else ""
-    rows = []
-    for name, ruler in {"FID": FrechetInceptionDistance(features), "KID": KernelInceptionDistance(features, subsets=1, subset_size=count)}.items():
-        for embedded, real in sets:
-            ruler.update(embedded, real=real)
-        value = ruler.compute()
-        rows.append({"metric": name, "value": float(value if name == "FID" else value[0]), "pictures": count,
-                     "warning": few if name == "FID" else ""})
-    return pd.DataFrame(rows)
+    fid = FrechetInceptionDistance(features)
+    kid = KernelInceptionDistance(features, subsets=1, subset_size=min(len(restored), len(truth)))
+    for embedded, real in sets:
+        fid.update(embedded, real=real)
+        kid.update(embedded, real=real)
+    with torch.random.fork_rng(devices=[]):  # of the larger set, KID draws as many as the smaller has
+        torch.manual_seed(0)
+        return {"FID": float(fid.compute()), "KID": float(kid.compute()[0])}, features.num_features
 
 
 def spread(restored, pack=None):

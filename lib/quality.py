@@ -12,7 +12,7 @@ from lib.landmarker import find_landmarks
 from lib.restore import restore
 
 BARS = {"recogniser AUC": (">=", 0.995), "autoencoder PSNR": (">=", 30.0), "cleaner gain": (">=", 2.0), "blind gain": (">", 0.0),
-        "blind distance ratio": ("<=", 0.5), "landmark error": ("<=", 0.03)}
+        "blind distance ratio": ("<=", 0.5), "faces found": (">=", 0.99), "landmark error": ("<=", 0.03)}
 HOLDS = {">=": operator.ge, ">": operator.gt, "<=": operator.le}
 
 
@@ -21,7 +21,7 @@ def measure(B, crowd, recipe="tiny", shots=4, steps=50):
 
     PSNR in dB of the degraded, cleaned, blindly restored and merely encoded pictures; the perceptual distance of the blind
     restoration over that of its input; the recogniser's area under the ROC over pairs of `shots` clean pictures a person;
-    the landmarker's error on the clean and on the degraded pictures.
+    the part of the clean and of the degraded pictures in which the detector finds the face, and the landmarker's error there.
     """
     people.require(crowd, crowd[0].split if crowd[0].split != "train" else "test")
     drawn = people.render([(p, p.shot(100 + k)) for p in crowd for k in range(shots)], B.size)
@@ -36,8 +36,12 @@ def measure(B, crowd, recipe="tiny", shots=4, steps=50):
     return {**found, "cleaner gain": found["cleaned PSNR"] - found["degraded PSNR"],
             "blind gain": found["blind PSNR"] - found["degraded PSNR"], "blind distance": distance[0], "degraded distance": distance[1],
             "blind distance ratio": distance[0] / distance[1], "recogniser AUC": auc(metrics.embeddings(clean), shots),
-            "landmark error": landmark_error(find_landmarks(truth), marks),
-            "landmark error, degraded": landmark_error(find_landmarks(degraded), marks)}
+            **_points(find_landmarks(truth), marks), **_points(find_landmarks(degraded), marks, ", degraded")}
+
+
+def _points(found, truth, how=""):
+    seen = found.isfinite().all(2).all(1)
+    return {f"faces found{how}": float(seen.double().mean()), f"landmark error{how}": landmark_error(found[seen], truth[seen])}
 
 
 def landmark_error(found, truth):

@@ -444,7 +444,7 @@ def test_an_empty_or_damaged_pack_is_an_error(tmp_path):
     with pytest.raises(errors.PackError, match="Remedy"):
         align.find_faces(photograph(), tmp_path)
     (tmp_path / "det.onnx").write_bytes(b"not a model")
-    with pytest.raises(errors.PackError, match="No detector.*Remedy"):
+    with pytest.raises(errors.PackError, match="Pack cannot be opened.*Remedy"):
         align.find_faces(photograph(), tmp_path)
 
 

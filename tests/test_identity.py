@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from insightface.utils import face_align
-from tiny_pack import write_detector, write_recogniser
+from onnx import helper
+from tiny_pack import _save, write_detector, write_recogniser
 
 from lib import align, errors, faces, identity
 
@@ -23,15 +24,20 @@ def crops(count, size, seed=0):
     return faces.to_tensor(np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8))
 
 
-def by_hand(pictures, matrix):
-    features = torch.as_tensor(faces.to_uint8(pictures)).permute(0, 3, 1, 2).double().flatten(1) / 127.5 - 1  # RGB, ArcFace's scaling
+def by_hand(pictures, matrix, size=112):
+    """Of what insightface's template shows of aligned crops: RGB, ArcFace's scaling."""
+    return of_crops(faces.to_tensor(np.stack([identity._arcface_crop(p, size) for p in faces.to_uint8(pictures)])), matrix)
+
+
+def of_crops(pictures, matrix):
+    features = torch.as_tensor(faces.to_uint8(pictures)).permute(0, 3, 1, 2).double().flatten(1) / 127.5 - 1
     features = features @ torch.as_tensor(matrix)
     return (features / features.norm(dim=1, keepdim=True)).float()
 
 
 def test_embeddings_are_the_networks_output_made_unit(file, matrix):
     pictures = crops(5, 112)
-    got = identity.embed(pictures, file, crop="whole", batch=2)
+    got = identity.embed(pictures, file, batch=2)
     assert got.shape == (5, 16) and got.dtype == torch.float32
     assert torch.allclose(got, by_hand(pictures, matrix), atol=1e-4)
     assert torch.allclose(got.norm(dim=1), torch.ones(5), atol=1e-6)
@@ -47,9 +53,7 @@ def test_batches_do_not_change_embeddings_even_where_the_file_fixes_them(file, m
 def test_a_recogniser_of_another_input_size(tmp_path):
     weights = np.random.default_rng(1).normal(size=(3 * 64 * 64, 8))
     small = write_recogniser(tmp_path / "small.onnx", weights, size=64)
-    whole = crops(2, 64)
-    doubled = faces.to_tensor(faces.to_uint8(whole).repeat(2, 1).repeat(2, 2))  # area averaging undoes it
-    assert torch.allclose(identity.embed(doubled, small, crop="whole"), by_hand(whole, weights), atol=1e-4)
+    assert torch.allclose(identity.embed(crops(2, 128), small), by_hand(crops(2, 128), weights, 64), atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [64, 128, 512])
@@ -73,14 +77,14 @@ def test_the_fixed_crop_is_insightfaces_own(file, matrix):
     with pytest.warns(FutureWarning):  # scikit-image's, which lib.identity must not let through
         theirs = face_align.norm_crop(smooth, align.template(128).astype(np.float32))
     half = cv2.warpAffine(theirs, np.array([[1, 0, 0.5], [0, 1, 0.5]]), (112, 112))
-    cosines = [(identity.embed(faces.to_tensor(smooth), file) @ by_hand(faces.to_tensor(one), matrix).T).item() for one in (theirs, half)]
+    cosines = [(identity.embed(faces.to_tensor(smooth), file) @ of_crops(faces.to_tensor(one[None]), matrix).T).item() for one in (theirs, half)]
     assert cosines[0] > 0.998 > 0.99 > cosines[1], cosines  # and half a pixel off would show
 
 
 def test_a_pack_folder_gives_its_recogniser(tmp_path, matrix):
     write_detector(tmp_path / "models" / "mine")
     write_recogniser(tmp_path / "models" / "mine" / "rec.onnx", matrix)
-    got = identity.embed(crops(2, 112), "mine", crop="whole", root=tmp_path)
+    got = identity.embed(crops(2, 112), "mine", root=tmp_path)
     assert torch.allclose(got, by_hand(crops(2, 112), matrix), atol=1e-4)
 
 
@@ -94,7 +98,7 @@ def test_packs_without_a_recogniser_are_named(tmp_path, matrix):
     write_recogniser(tmp_path / "recogniser only" / "rec.onnx", matrix)
     with pytest.raises(errors.PackError, match="No recogniser in the pack.*detector only.*Remedy"):
         identity.embed(crops(1, 112), tmp_path / "detector only")
-    with pytest.raises(errors.PackError, match="needs a detector"):
+    with pytest.raises(errors.PackError, match="needs an SCRFD detector"):
         identity.embed(crops(1, 112), tmp_path / "recogniser only")
 
 
@@ -108,14 +112,23 @@ def test_missing_and_wrong_files_are_named(tmp_path, monkeypatch):
             identity.embed(crops(1, 112), pack, root=tmp_path)
 
 
+@pytest.mark.parametrize("reads, writes", [((1, 112, 112), (4,)), ((3, 112, 96), (4,)), ((3, 112, 112), (1,)), ((3, 112, 112), (4, 4))])
+def test_a_file_of_the_wrong_shape_is_named(tmp_path, reads, writes):
+    size = int(np.prod(reads))
+    nodes = [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["rows"]),
+             helper.make_node("Reshape", ["rows", "shape"], ["y"])]
+    weights = {"w": np.ones((size, int(np.prod(writes))), np.float32), "shape": np.array([-1, *writes], np.int64)}
+    file = _save(tmp_path / "odd.onnx", nodes, [("x", ["n", *reads])], [("y", ["n", *writes])], weights)
+    with pytest.raises(errors.PackError, match="Not a recogniser.*Remedy"):
+        identity.embed(crops(1, 112), file)
+
+
 def test_useless_embeddings_and_pictures_are_named(tmp_path, file):
     for name, value in (("zero", 0.0), ("nan", float("nan"))):
         with pytest.raises(errors.PackError, match="zero or not finite"):
             identity.embed(crops(1, 112), write_recogniser(tmp_path / f"{name}.onnx", np.full((3 * 112 * 112, 4), value)))
     with pytest.raises(errors.PictureError, match="square"):
         identity.embed(torch.zeros(1, 3, 64, 96), file)
-    with pytest.raises(errors.PictureError, match="Unknown crop"):
-        identity.embed(crops(1, 112), file, crop="middle")
     with pytest.raises(errors.PictureError, match="no pictures|Not"):
         identity.embed(torch.zeros(0, 3, 64, 64), file)
 

@@ -4,6 +4,8 @@ import time
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lib import landmarks
 from lib.errors import (DegenerateLandmarksError, LandmarkError, LandmarkShapeError, LandmarkValueError, LandmarkWeightError,
@@ -191,6 +193,71 @@ def test_gradients_flow_through_the_transform_and_are_finite_at_the_minimum():
     single = points.detach().float().requires_grad_()
     affine_landmark_distance(single, goal.detach().float()).backward()
     assert single.grad.dtype == torch.float32 and single.grad.isfinite().all()
+
+
+# ---- properties of any sets of points ----
+
+@st.composite
+def sets(draw_from, count=st.integers(4, 68)):
+    """A face of any size at any place, its goal as far off as may be, weights over three orders: (N, 2), (N, 2), (N,)."""
+    rng, n = np.random.default_rng(draw_from(st.integers(0, 2 ** 32))), draw_from(count)
+    size, place, off, ratio = (draw_from(st.floats(*ends)) for ends in ((1, 500), (-2000, 2000), (1e-3, 2), (0.05, 1)))
+    turn = np.linalg.qr(rng.normal(size=(2, 2)))[0]
+    points = rng.normal(size=(n, 2)) * [size, size * ratio] @ turn + place
+    return points, points + rng.normal(0, off * size, points.shape), 10 ** rng.uniform(-1.5, 1.5, n)
+
+
+@st.composite
+def maps(draw_from, stretch=True):
+    """Any affine map (2, 3) that is not nearly singular, mirrored or not; without stretch any rigid motion."""
+    a, b = (draw_from(st.floats(0, 6.3)) for _ in range(2))
+    turn = lambda t: np.array([[np.cos(t), -np.sin(t)], [np.sin(t), np.cos(t)]])  # noqa: E731
+    sizes = draw_from(st.tuples(st.floats(0.1, 10), st.floats(0.1, 10), st.sampled_from([1, -1]))) if stretch else (1, 1, 1)
+    shift = draw_from(st.tuples(st.floats(-500, 500), st.floats(-500, 500)))
+    return np.column_stack([turn(a) @ np.diag([sizes[0], sizes[1] * sizes[2]]) @ turn(b), shift])
+
+
+@settings(max_examples=40, deadline=None)
+@given(face=sets(), a=maps(), rigid=maps(stretch=False), scale=st.floats(0.01, 100))
+def test_what_changes_a_distance_and_what_does_not(face, a, rigid, scale):
+    points, goal, w = face
+    here = [float(distance(points, goal, w)) for distance in ALIGNED]
+    tolerance = 1e-9 * float(np.square(points - points.mean(0)).sum())
+    near = lambda found, expected: found == pytest.approx(expected, rel=1e-6, abs=tolerance)  # noqa: E731
+    assert near(float(affine_landmark_distance(moved(points, a), goal, w)), here[0])
+    assert near(float(similarity_landmark_distance(scale * moved(points, rigid), goal, w)), here[1])
+    assert near(float(translation_landmark_distance(points + rigid[:, 2], goal, w)), here[2])
+    for distance, expected in zip(ALIGNED[:2], here):
+        assert near(float(distance(points, moved(goal, rigid), w)), expected)  # it does not matter where the truth stands
+        assert near(float(distance(points, scale * goal, w)) / scale ** 2, expected)  # but how large it is
+    for distance, expected in zip(ALIGNED, here):
+        assert near(float(distance(points, goal, scale * w)) / scale, expected)
+    assert float(landmark_distance(points, goal, scale * w)) == pytest.approx(float(landmark_distance(points, goal, w)), rel=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(face=sets(), data=st.data())
+def test_a_wider_group_never_leaves_more(face, data):
+    points, goal, w = face
+    plain = (w[:, None] * (points - goal) ** 2).sum()
+    left = [float(distance(points, goal, w)) for distance in ALIGNED] + [plain]
+    assert all(a <= b * (1 + 1e-9) + 1e-9 for a, b in zip(left, left[1:])) and min(left) >= 0
+    order = np.array(data.draw(st.permutations(range(len(points)))))
+    for distance, expected in zip(EVERY, [*left[:3], float(landmark_distance(points, goal, w))]):
+        assert float(distance(points[order], goal[order], w[order])) == pytest.approx(expected, rel=1e-8, abs=1e-9 * plain)
+
+
+@settings(max_examples=20, deadline=None)
+@given(faces=st.integers(4, 68).flatmap(lambda n: st.lists(sets(st.just(n)), min_size=2, max_size=5)))
+def test_a_face_in_a_batch_is_as_alone_and_has_its_own_finite_gradient(faces):
+    points, goal, w = (torch.tensor(np.stack(part)) for part in zip(*faces))
+    points.requires_grad_(), goal.requires_grad_()
+    for distance in EVERY:
+        together = distance(points, goal, w)
+        gradients = torch.autograd.grad(together[0], (points, goal))
+        assert all(g.isfinite().all() and g[0].abs().max() > 0 and g[1:].abs().max() == 0 for g in gradients)
+        for n, (p, g, one) in enumerate(faces):
+            assert float(distance(p, g, one)) == pytest.approx(float(together[n].detach()), rel=1e-8)
 
 
 # ---- groups and references ----

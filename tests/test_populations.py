@@ -28,6 +28,21 @@ def test_fid_is_the_distance_of_two_gaussians(as_embeddings):
     assert found.value["FID"] == pytest.approx(by_hand, rel=1e-3) and found.warning["FID"] == "" and found.pictures["FID"] == 300
 
 
+def test_kid_is_the_unbiased_distance_of_cubic_kernels(as_embeddings):
+    a, b = crowd(60), crowd(60, shift=0.5, scale=1.5, seed=1)
+    x, y = a[:, 0, 0].numpy(), b[:, 0, 0].numpy()
+    kernel = lambda p, q: (p @ q.T / 4 + 1) ** 3  # noqa: E731
+    within = sum((kernel(p, p).sum() - np.trace(kernel(p, p))) / (60 * 59) for p in (x, y))
+    found = populations.distribution(a, b).set_index("metric").value["KID"]
+    assert found == pytest.approx(within - 2 * kernel(x, y).mean(), rel=1e-4)
+
+
+def test_sets_of_different_size_give_the_same_number_twice(as_embeddings):
+    state = torch.random.get_rng_state()
+    first, second = (populations.distribution(crowd(50), crowd(80, seed=1)).value.tolist() for _ in range(2))
+    assert first == second and torch.equal(state, torch.random.get_rng_state())
+
+
 def test_a_crowd_against_itself_and_another(as_embeddings):
     same, alike, other = (populations.distribution(crowd(200), x).set_index("metric").value
                           for x in (crowd(200), crowd(200, seed=2), crowd(200, shift=1.0, seed=2)))

@@ -1,14 +1,11 @@
-"""Training of the tiny system and of the judges: whom it sees, its losses in closed form, resuming, and what is exported."""
-import copy
-
+"""Training of the tiny system: whom it sees, its losses in closed form, resuming."""
 import numpy as np
-import onnxruntime
 import pytest
 import tiny_system
 import torch
 from diffusers.optimization import get_cosine_schedule_with_warmup
 
-from lib import identity, judges, metrics, people, pretrain, system
+from lib import people, pretrain, system
 from lib.errors import SplitError
 from lib.faces import to_uint8
 
@@ -204,88 +201,3 @@ def test_E_learns_with_the_empty_prompt_on_both_sides(B, pool, monkeypatch):
     latents, hints = pretrain.latents(B, pool.pictures), pretrain.latents(B, pool.degraded, through=B.clean)
     for z, h in zip(x0, hint):
         assert any(torch.allclose(z, a, atol=1e-5) and torch.allclose(h, b, atol=1e-5) for a, b in zip(latents, hints))
-
-
-# ---- the judges ----
-
-def test_the_arcface_loss_by_hand():
-    rng = np.random.default_rng(0)
-    embedding, centres, person = rng.normal(size=(5, 8)), rng.normal(size=(3, 8)), np.array([0, 2, 1, 1, 0])
-    loss = judges.arcface_loss(*map(torch.tensor, (embedding, person, centres)), margin=0.3, scale=24.0)
-    want = []
-    for e, p in zip(embedding, person):
-        cosine = [e @ c / np.linalg.norm(e) / np.linalg.norm(c) for c in centres]
-        logits = [24 * (np.cos(np.arccos(c) + 0.3) if k == p else c) for k, c in enumerate(cosine)]
-        want.append(np.log(np.sum(np.exp(logits))) - logits[p])
-    assert float(loss) == pytest.approx(np.mean(want), rel=1e-4)
-
-
-def test_the_recogniser_learns_and_two_runs_agree(pool):
-    torch.manual_seed(0)
-    options = dict(batch=8, steps=9, lr=1e-3)
-    net, losses = judges.fit_recogniser(pool, **options)
-    assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3]) and not net.training
-    torch.manual_seed(0)
-    again, same = judges.fit_recogniser(pool, **options)
-    assert same == losses and tiny_system.same(again.state_dict(), net.state_dict())
-
-
-def test_jitter_is_the_generators_and_keeps_the_person_in_view():
-    x = tiny_system.pictures(6)
-    a, b, c = (judges.jitter(x, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
-    assert torch.equal(a, b) and not torch.equal(a, c) and a.shape == x.shape
-    assert 0.01 < float((a - x).abs().mean()) < 0.25
-
-
-@pytest.fixture(scope="module")
-def shipped(tmp_path_factory):
-    torch.manual_seed(1)
-    folder = tmp_path_factory.mktemp("judges")
-    recogniser, perceptual = judges.Recogniser().eval(), judges.Perceptual(judges.Features(5)).eval()
-    judges.ship(recogniser, perceptual, folder)
-    return recogniser, perceptual, folder
-
-
-def test_the_exported_recogniser_is_the_trained_one_through_insightface(shipped):
-    net, _, folder = shipped
-    for count in (1, 3):
-        x = tiny_system.pictures(count, seed=count, size=112)
-        with torch.no_grad():
-            seen = torch.from_numpy(to_uint8(x)).permute(0, 3, 1, 2) / 127.5 - 1
-            want, exact = torch.nn.functional.normalize(net(seen)), net(x)
-        session = onnxruntime.InferenceSession(str(folder / "people-r.onnx"))
-        assert np.allclose(session.run(None, {"x": x.numpy()})[0], exact, atol=1e-4)
-        found = identity.embed(x, folder / "people-r.onnx", crop="whole")
-        assert found.shape == (count, 128) and torch.allclose(found, want, atol=1e-4)
-        assert not torch.allclose(found, torch.nn.functional.normalize(net(seen.flip(1)).detach()), atol=1e-3)  # colours in order
-
-
-def test_the_exported_distance_is_the_trained_one(shipped):
-    _, net, folder = shipped
-    x, y = tiny_system.pictures(3, 1, 128), tiny_system.pictures(3, 2, 128)
-    with torch.no_grad():
-        assert torch.allclose(metrics.perceptual(x, y, folder / "people-p.onnx"), net(x, y), atol=1e-4)
-    assert metrics.perceptual(x, x, folder / "people-p.onnx").abs().max() < 1e-5
-
-
-def test_the_distance_by_hand(shipped):
-    _, net, _ = shipped
-    x, y = tiny_system.pictures(2, 1, 128), tiny_system.pictures(2, 2, 128)
-    with torch.no_grad():
-        want = 0
-        for a, b in zip(net.features(x)[0], net.features(y)[0]):
-            cosine = torch.nn.functional.cosine_similarity(a, b, dim=1)
-            dark = ((a.norm(dim=1) < 1e-3) | (b.norm(dim=1) < 1e-3)).any()
-            assert not dark  # there the two forms differ
-            want = want + (2 - 2 * cosine).mean((1, 2))  # |u - v|^2 of unit vectors
-        assert torch.allclose(net(x, y), want, atol=1e-4) and torch.allclose(net(x, y), net(y, x), atol=1e-5)
-
-
-def test_the_features_learn_genes_landmarks_and_noise():
-    big = pretrain.Pool(pictures=(tiny_system.pictures(4, size=128) * 127.5 + 127.5).byte(), person=torch.arange(4), captions=[""] * 4,
-                        genes=torch.rand(4, 3), landmarks=torch.rand(4, 68, 2))
-    torch.manual_seed(0)
-    net, losses = judges.fit_perceptual(big, batch=4, steps=8, lr=3e-3)
-    assert np.mean(losses[-2:]) < 0.9 * np.mean(losses[:2])
-    assert net.features.head.out_features == 3 + 136 + 1 and isinstance(net, judges.Perceptual)
-    assert copy.deepcopy(net)(*[tiny_system.pictures(1, size=128)] * 2).abs().max() < 1e-5

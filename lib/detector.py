@@ -1,0 +1,131 @@
+"""A small face detector for drawn people, of SCRFD's form (Guo et al. 2021), so that insightface runs it like its own.
+
+With people-r and people-l it makes the pack `people`: what finds, aligns, measures and recognises drawn faces offline.
+"""
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lib.judges import jitter
+from lib.pretrain import fit
+
+STRIDES = (8, 16, 32)  # pixels between the places of each level
+SIZES = ((14, 48), (32, 110), (72, 480))  # pixels of a face's larger side that each level answers for
+CANVAS = 192  # pixels: a training picture; every second step sees quarter as many of twice the side
+MIDDLE = 0.3  # a place answers for a face when it is nearer to its middle than this fraction of its sides
+
+
+def conv(cin, cout, stride=1):
+    return nn.Sequential(nn.Conv2d(cin, cout, 3, stride, 1, bias=False), nn.BatchNorm2d(cout), nn.ReLU())
+
+
+class Detector(nn.Module):
+    """Score, box and five points at each place of three levels, for pictures (N, 3, H, W) in [-1, 1].
+
+    Returns three lists over `STRIDES`: logits (N, P), distances to left, top, right, bottom (N, P, 4) and offsets of the five
+    points (N, P, 10), from the place x = stride * column, y = stride * row, in units of the stride.
+    """
+
+    def __init__(self, widths=(16, 24, 32, 48, 64)):
+        super().__init__()
+        a, b, c, d, e = widths
+        self.stem = nn.Sequential(conv(3, a, 2), conv(a, b, 2), conv(b, b))  # H / 4
+        self.levels = nn.ModuleList([nn.Sequential(conv(b, c, 2), conv(c, c), conv(c, c)), nn.Sequential(conv(c, d, 2), conv(d, d), conv(d, d)),
+                                     nn.Sequential(conv(d, e, 2), conv(e, e), conv(e, e))])
+        self.heads = nn.ModuleList(nn.Sequential(conv(w, w), nn.Conv2d(w, 15, 1)) for w in (c, d, e))
+        for head in self.heads:
+            nn.init.constant_(head[1].bias[:1], -4.0)  # most places hold no face
+
+    def forward(self, x):
+        x, found = self.stem(x), []
+        for level, head in zip(self.levels, self.heads):
+            x = level(x)
+            found.append(head(x).float().flatten(2).transpose(1, 2))  # (N, P, 15)
+        return [f[..., 0] for f in found], [f[..., 1:5] for f in found], [f[..., 5:] for f in found]
+
+
+class Exported(nn.Module):
+    """A detector as SCRFD's files are: nine outputs for one picture, two anchors a place, of which the second never fires."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        scores, boxes, points = self.net(x)
+        scores = [torch.stack([s[0].sigmoid(), torch.zeros_like(s[0])], 1).reshape(-1, 1) for s in scores]  # (2P, 1)
+        return (*scores, *(torch.stack([f[0], f[0]], 1).flatten(0, 1) for f in (*boxes, *points)))  # (2P, 4), (2P, 10)
+
+
+def scenes(x, landmarks, g, side=CANVAS):
+    """Pictures in which a face is anywhere, of any size, turned by up to 20 degrees, before something else or cut off.
+
+    x: (N, 3, H, W) in [-1, 1]; landmarks: (N, 68, 2) in [-1, 1]. Returns pictures (N, 3, side, side) and landmarks in their
+    pixels, whole numbers at pixel centres, as insightface counts them.
+    """
+    n = len(x)
+    draw = lambda *shape: torch.rand(n, *shape, generator=g, device=g.device)  # noqa: E731
+    extent = (landmarks.amax(1) - landmarks.amin(1)).amax(1)
+    zoom = extent / (0.1 * 11 ** draw())  # the face's larger side is a tenth to eleven tenths of the picture's
+    turn, shift = 0.7 * (draw() - 0.5), 1.9 * (draw(2) - 0.5) * zoom[:, None]
+    centre = (landmarks.amin(1) + landmarks.amax(1)) / 2 + shift
+    turned = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).view(-1, 2, 2)
+    grid = F.affine_grid(torch.cat([zoom[:, None, None] * turned, centre[..., None]], 2), [n, 3, side, side], align_corners=False)
+    points = (landmarks - centre[:, None]) @ turned / zoom[:, None, None]
+    behind = F.interpolate(2 * draw(3, 5, 5) - 1, side, mode="bicubic").clamp(-1, 1) * draw(1, 1, 1)
+    grain = 1.2 * draw(1, 1, 1).square() * torch.randn(x.shape[:2] + (side, side), generator=g, device=g.device)
+    behind = torch.where(draw(1, 1, 1) < 0.3, -1.0, behind + grain)  # insightface pads with black
+    pasted = F.grid_sample(x, grid, align_corners=False, padding_mode="border")
+    return torch.where((grid.abs() <= 1).all(-1)[:, None], pasted, behind), (points + 1) * side / 2 - 0.5
+
+
+def five_points(landmarks):
+    """The middles of the eyes, the tip of the nose and the corners of the mouth (..., 5, 2) of 68 landmarks (..., 68, 2)."""
+    eyes = [landmarks[..., a:b, :].mean(-2) for a, b in ((36, 42), (42, 48))]
+    return torch.stack([*eyes, *(landmarks[..., k, :] for k in (30, 48, 54))], -2)
+
+
+def places(level, side):
+    """x and y in pixels (P, 2) of the places of a level in a square picture."""
+    along = torch.arange(0, side, STRIDES[level])
+    return torch.stack(torch.meshgrid(along, along, indexing="xy"), -1).reshape(-1, 2).float()
+
+
+def loss(found, landmarks, side=CANVAS):
+    """Focal loss of the scores, and smooth errors of boxes and points in units of the face, over places that answer for it.
+
+    found: what Detector returns; landmarks: (N, 68, 2) in pixels; side: of the pictures.
+    """
+    low, high = landmarks.amin(1), landmarks.amax(1)
+    size = (high - low).amax(1)
+    seen = (landmarks >= 0).logical_and(landmarks < side).all(2).float().mean(1)
+    total = 0.0
+    for level, (scores, boxes, points) in enumerate(zip(*found)):
+        at = places(level, side).to(landmarks)
+        near = ((at - (low + high)[:, None] / 2).abs() < MIDDLE * (high - low)[:, None]).all(2)  # (N, P)
+        least, most = SIZES[level]
+        yes = near & ((size >= least) & (size < most) & (seen > 0.85))[:, None]
+        nearly = ((size >= least / 1.4) & (size < most * 1.4))[:, None]
+        counts = ~near | ~nearly | yes  # on a face cut off, or a little too large or small for the level, nothing is asked
+        focal = F.binary_cross_entropy_with_logits(scores, yes.float(), reduction="none") * (yes.float() - scores.sigmoid()).abs().square()
+        total = total + (focal * counts).sum() / yes.sum().clamp(min=8)
+        box = torch.cat([at - low[:, None], high[:, None] - at], 2)  # (N, P, 4)
+        five = (five_points(landmarks)[:, None] - at[:, None]).flatten(2)  # (N, P, 10)
+        for guess, goal, weight in ((boxes, box, 1.0), (points, five, 2.0)):
+            error = F.smooth_l1_loss(guess * STRIDES[level] / size[:, None, None], goal / size[:, None, None], beta=0.02, reduction="none")
+            total = total + weight * 10 * (error.mean(2) * yes).sum() / yes.sum().clamp(min=8)
+    return total
+
+
+def fit_detector(pool, *, net=None, batch=16, device="cpu", **options):
+    """Trains a detector, or goes on with `net`, on scenes of a pool's people, one in three degraded. Returns it and the losses."""
+    net = (net or Detector()).to(device)
+
+    def loss_of(g):
+        i, x, degraded = pool.batch(batch, g, degraded=True)
+        bad = torch.rand(len(x), generator=g, device=g.device) < 1 / 3
+        times = 1 + int(torch.randint(2, (), generator=g, device=g.device))
+        x, marks = torch.where(bad[:, None, None, None], degraded, x), pool.landmarks[i.to(pool.landmarks.device)].to(x)
+        pictures, points = scenes(x[::times ** 2], marks[::times ** 2], g, times * CANVAS)
+        return loss(net(jitter(pictures, g).clamp(-1, 1)), points, times * CANVAS)
+    return net, fit("detector", [net], loss_of, device=device, **options)
