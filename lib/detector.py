@@ -9,9 +9,9 @@ from torch import nn
 from lib.judges import jitter
 from lib.pretrain import fit
 
-STRIDES = (8, 16, 32)  # pixels between the places of each level
-SIZES = ((14, 48), (32, 110), (72, 480))  # pixels of a face's larger side that each level answers for
-CANVAS = 192  # pixels: a training picture; every second step sees quarter as many of twice the side
+STRIDES = (8, 16, 32, 64)  # pixels between the places of each level
+SIZES = ((14, 48), (32, 96), (64, 192), (128, 512))  # pixels of a face's larger side that each level answers for
+CANVAS = 192  # pixels: a training picture; other steps see a quarter as many of twice, a ninth of three times the side
 MIDDLE = 0.3  # a place answers for a face when it is nearer to its middle than this fraction of its sides
 
 
@@ -20,32 +20,32 @@ def conv(cin, cout, stride=1):
 
 
 class Detector(nn.Module):
-    """Score, box and five points at each place of three levels, for pictures (N, 3, H, W) in [-1, 1].
+    """Score, box and five points at each place of four levels, for pictures (N, 3, H, W) in [-1, 1].
 
     Returns three lists over `STRIDES`: logits (N, P), distances to left, top, right, bottom (N, P, 4) and offsets of the five
     points (N, P, 10), from the place x = stride * column, y = stride * row, in units of the stride.
     """
 
-    def __init__(self, widths=(16, 24, 32, 48, 64)):
+    def __init__(self, widths=(16, 24, 32, 48, 64, 64)):
         super().__init__()
-        a, b, c, d, e = widths
+        a, b, *levels = widths
         self.stem = nn.Sequential(conv(3, a, 2), conv(a, b, 2), conv(b, b))  # H / 4
-        self.levels = nn.ModuleList([nn.Sequential(conv(b, c, 2), conv(c, c), conv(c, c)), nn.Sequential(conv(c, d, 2), conv(d, d), conv(d, d)),
-                                     nn.Sequential(conv(d, e, 2), conv(e, e), conv(e, e))])
-        self.heads = nn.ModuleList(nn.Sequential(conv(w, w), nn.Conv2d(w, 15, 1)) for w in (c, d, e))
+        self.levels = nn.ModuleList(nn.Sequential(conv(c, d, 2), conv(d, d), conv(d, d)) for c, d in zip((b, *levels), levels))
+        self.heads = nn.ModuleList(nn.Sequential(conv(w, w), nn.Conv2d(w, 15, 1)) for w in levels)
         for head in self.heads:
             nn.init.constant_(head[1].bias[:1], -4.0)  # most places hold no face
 
-    def forward(self, x):
-        x, found = self.stem(x), []
-        for level, head in zip(self.levels, self.heads):
+    def forward(self, pictures):
+        x, found = self.stem(pictures), []
+        for stride, level, head in zip(STRIDES, self.levels, self.heads):
             x = level(x)
-            found.append(head(x).float().flatten(2).transpose(1, 2))  # (N, P, 15)
+            whole = head(x)[:, :, :pictures.shape[2] // stride, :pictures.shape[3] // stride]  # insightface counts whole places alone
+            found.append(whole.float().flatten(2).transpose(1, 2))  # (N, P, 15)
         return [f[..., 0] for f in found], [f[..., 1:5] for f in found], [f[..., 5:] for f in found]
 
 
 class Exported(nn.Module):
-    """A detector as SCRFD's files are: nine outputs for one picture, two anchors a place, of which the second never fires."""
+    """A detector as SCRFD's files of five levels are: fifteen outputs for one picture. The fifth level, 128 px apart, never fires."""
 
     def __init__(self, net):
         super().__init__()
@@ -53,8 +53,9 @@ class Exported(nn.Module):
 
     def forward(self, x):
         scores, boxes, points = self.net(x)
-        scores = [torch.stack([s[0].sigmoid(), torch.zeros_like(s[0])], 1).reshape(-1, 1) for s in scores]  # (2P, 1)
-        return (*scores, *(torch.stack([f[0], f[0]], 1).flatten(0, 1) for f in (*boxes, *points)))  # (2P, 4), (2P, 10)
+        none = x.new_zeros((x.shape[2] // 128) * (x.shape[3] // 128), 15)
+        scores = [*(s[0, :, None].sigmoid() for s in scores), none[:, :1]]  # (P, 1)
+        return (*scores, *(b[0] for b in boxes), none[:, 1:5], *(p[0] for p in points), none[:, 5:])  # (P, 4), (P, 10)
 
 
 def scenes(x, landmarks, g, side=CANVAS):
@@ -87,7 +88,7 @@ def five_points(landmarks):
 
 def places(level, side):
     """x and y in pixels (P, 2) of the places of a level in a square picture."""
-    along = torch.arange(0, side, STRIDES[level])
+    along = STRIDES[level] * torch.arange(side // STRIDES[level])
     return torch.stack(torch.meshgrid(along, along, indexing="xy"), -1).reshape(-1, 2).float()
 
 
@@ -124,7 +125,7 @@ def fit_detector(pool, *, net=None, batch=16, device="cpu", **options):
     def loss_of(g):
         i, x, degraded = pool.batch(batch, g, degraded=True)
         bad = torch.rand(len(x), generator=g, device=g.device) < 1 / 3
-        times = 1 + int(torch.randint(2, (), generator=g, device=g.device))
+        times = 1 + int(torch.randint(3, (), generator=g, device=g.device))
         x, marks = torch.where(bad[:, None, None, None], degraded, x), pool.landmarks[i.to(pool.landmarks.device)].to(x)
         pictures, points = scenes(x[::times ** 2], marks[::times ** 2], g, times * CANVAS)
         return loss(net(jitter(pictures, g).clamp(-1, 1)), points, times * CANVAS)

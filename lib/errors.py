@@ -53,6 +53,10 @@ class SeveralFacesError(FaceError):
     """More than one face was found where one person was expected."""
 
 
+class NotThePersonError(FaceError):
+    """Nobody in a photograph resembles the references (lib.photograph)."""
+
+
 class PackError(WorkbookError):
     """An insightface pack or ONNX file that is missing, unreadable, or lacks the wanted model (lib.align, lib.identity)."""
 
@@ -111,6 +115,10 @@ class RecordError(WorkbookError):
 
 class WeightsError(WorkbookError):
     """Weights that are missing, truncated or of another architecture (lib.system)."""
+
+
+class LeverError(WorkbookError):
+    """A lever of tuning that this machine does not have (lib.levers)."""
 
 
 class PivotError(WorkbookError):

@@ -45,7 +45,7 @@ def ship(folder, recogniser=None, perceptual=None, landmarker=None, detector=Non
     if landmarker:
         export(landmarker, pack / "people-l.onnx", [torch.zeros(2, 3, 192, 192)], ["x"], ["points"])
     if detector:
-        names = [f"{what}_{stride}" for what in ("score", "box", "points") for stride in STRIDES]
+        names = [f"{what}_{stride}" for what in ("score", "box", "points") for stride in (*STRIDES, 128)]
         axes = {"x": {2: "height", 3: "width"}} | {name: {0: "places"} for name in names}
         export(Exported(detector), pack / "people-d.onnx", [torch.zeros(1, 3, 128, 128)], ["x"], names, axes)
     if perceptual:

@@ -8,9 +8,11 @@ from peft import LoraConfig, get_peft_model
 
 from lib.degrade import degrade
 from lib.errors import PivotError
+from lib.levers import resting
 from lib.system import RARE_TOKEN
 from lib.tune import tune
 
+AWAY = ("vae", "cleaner", "text_encoder")  # of no use to tuning once `prepare` and `embed` have been asked
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 PUBLISHED_SHARE = 150 / 324  # the published code hands the first 150 of E's 324 tensors to its optimiser
 
@@ -56,16 +58,17 @@ def textual_pivot(B, shots, prompt, tuning, *, in_context=True, prior=None, prio
     G = _tunable(B.G, tuning)
     null, text, plain = B.embed(["", prompt, class_prompt(prompt)])
     t_end = max(1, B.prompted_below(tuning.gamma))
-    B_p = B.with_(G=G)
+    inside = B.with_(G=G, E=tuning.levers.frozen(B.E))
 
     def loss_of(g):
-        loss = _eps_loss(B_p, *shots.draw(tuning.batch, g), text, null, in_context, t_end, g)
+        loss = _eps_loss(inside, *shots.draw(tuning.batch, g), text, null, in_context, t_end, g)
         if prior is not None:
-            loss = loss + prior_weight * _eps_loss(B_p, *prior.draw(tuning.batch, g), plain, null, in_context, t_end, g)
+            loss = loss + prior_weight * _eps_loss(inside, *prior.draw(tuning.batch, g), plain, null, in_context, t_end, g)
         return loss
     others = () if prior is None else (prior.latents, prior.hints, torch.tensor(prior_weight))
-    tune(G, loss_of, tuning, "G in context" if in_context else "G alone", (shots.latents, shots.hints, text, *others))
-    return B_p
+    with resting(B, *AWAY, *(["G", "E"] if inside.E is not B.E else ["G"])):
+        tune(G, loss_of, tuning, "G in context" if in_context else "G alone", (shots.latents, shots.hints, text, *others))
+    return B.with_(G=G)
 
 
 def model_pivot(B_p, shots, prompt, tuning, *, trained="all"):
@@ -87,10 +90,11 @@ def model_pivot(B_p, shots, prompt, tuning, *, trained="all"):
             weight.requires_grad_(name in names)
     null, text = B_p.embed(["", prompt])
     t_prompt = B_p.prompted_below(tuning.gamma)
-    B_pr = B_p.with_(E=E)
-    tune(E, lambda g: _eps_loss(B_pr, *shots.draw(tuning.batch, g), text, null, True, None, g, t_prompt), tuning, "E",
-         (shots.latents, shots.hints, text, *B_p.G.parameters()))
-    return B_pr
+    inside = B_p.with_(E=E, G=tuning.levers.frozen(B_p.G))
+    around = shots.latents, shots.hints, text, *B_p.G.parameters()
+    with resting(B_p, *AWAY, *(["G", "E"] if inside.G is not B_p.G else ["E"])):
+        tune(E, lambda g: _eps_loss(inside, *shots.draw(tuning.batch, g), text, null, True, None, g, t_prompt), tuning, "E", around)
+    return B_p.with_(E=E)
 
 
 def _eps_loss(B, x0, hint, text, null, in_context, t_end, g, t_prompt=None):
@@ -109,10 +113,11 @@ def _eps_loss(B, x0, hint, text, null, in_context, t_end, g, t_prompt=None):
 def _tunable(network, tuning):
     network, rank = copy.deepcopy(network).requires_grad_(True), tuning.lora
     if not rank:
-        return network
+        return tuning.levers.tuned(network)
     with torch.random.fork_rng():  # peft draws adapters from the global generator
         torch.manual_seed(tuning.seed)
-        return get_peft_model(network, LoraConfig(r=rank, lora_alpha=rank, target_modules=ATTENTION, init_lora_weights="gaussian"))
+        adapters = LoraConfig(r=rank, lora_alpha=rank, target_modules=ATTENTION, init_lora_weights="gaussian")
+        return tuning.levers.tuned(get_peft_model(network, adapters))
 
 
 def published_tensors(E):

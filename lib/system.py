@@ -23,6 +23,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from lib.errors import WeightsError
 from lib.paths import writing
 from lib.people import WORDS
+from lib.swinir import SwinIR
 
 RARE_TOKEN = "sks"  # never in a caption, so its meaning is free
 CLASS_PROMPT = "a photo of a person"
@@ -56,6 +57,7 @@ class Cleaner(UNet2DModel):
 
 PARTS = {"unet": UNet2DConditionModel, "control": LatentControlNet, "vae": AutoencoderKL,
          "text_encoder": CLIPTextModel, "cleaner": Cleaner}
+OTHERS = {"SwinIR": SwinIR}  # classes that a part's config.json may name instead
 FIELD = {"unet": "G", "control": "E"}  # a folder has diffusers' names, the object the paper's
 
 
@@ -69,7 +71,7 @@ class System:
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
     scheduler: DDPMScheduler
-    cleaner: Cleaner
+    cleaner: Cleaner | SwinIR
     provenance: dict = field(default_factory=dict)
 
     @property
@@ -133,7 +135,7 @@ class System:
 
     @torch.no_grad()
     def embed(self, prompts):
-        """Text embeddings (N, 40, D) of a list of prompts; "" is the empty prompt of eq. 1."""
+        """Text embeddings (N, L, D) of a list of prompts, L = 40 or 77 at full size; "" is the empty prompt of eq. 1."""
         tokens = self.tokenizer(list(prompts), padding="max_length", truncation=True,
                                 max_length=self.tokenizer.model_max_length, return_tensors="pt").input_ids
         return self.text_encoder(tokens.to(self.device)).last_hidden_state
@@ -141,7 +143,7 @@ class System:
     def predict(self, x_t, t, prompt, hint=None, null=None):
         """The noise that B predicts: G(x_t, prompt) steered by E(x_t, hint) under the empty prompt.
 
-        x_t, hint: (N, C, h, w); t: (N,) steps of the schedule; prompt, null: (N, 40, D) embeddings.
+        x_t, hint: (N, C, h, w); t: (N,) steps of the schedule; prompt, null: (N, L, D) embeddings.
         Without a hint it is G alone, out of the context of B (eq. 5). Returns (N, C, h, w).
         """
         if hint is None:
@@ -190,7 +192,7 @@ def load(folder, device="cpu"):
 def _reading(file):
     if not file.is_file():
         raise WeightsError(f"no weights: {file} is missing. Remedy: restore the folder with `git checkout -- data`, "
-                           "or point SYSTEM at a folder written by notebook 10.")
+                           "or point SYSTEM at a folder written by notebook 10 or by python -m lib.convert.")
     try:
         yield file
     except Exception as error:  # diffusers, transformers and tokenizers each raise their own, bare Exception included
@@ -200,7 +202,8 @@ def _reading(file):
 def _load_part(cls, folder):
     text = cls is CLIPTextModel
     with _reading(folder / "config.json"):
-        module = cls(CLIPTextConfig.from_pretrained(folder)) if text else cls.from_config(cls.load_config(folder))
+        config = CLIPTextConfig.from_pretrained(folder) if text else cls.load_config(folder)
+        module = cls(config) if text else OTHERS.get(config.get("_class_name"), cls).from_config(config)
     state = {}
     for file in sorted(folder.glob("*.safetensors")) or [folder / "*.safetensors"]:
         with _reading(file):
@@ -233,9 +236,13 @@ def build_tiny(seed=0, latent_channels=12):
         sample_size=32, in_channels=48, out_channels=48, layers_per_block=1, block_out_channels=(48, 64, 80),
         down_block_types=("DownBlock2D",) * 3, up_block_types=("UpBlock2D",) * 3, norm_num_groups=8,
         attention_head_dim=32)
-    scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
-                              timestep_spacing="linspace", variance_type="fixed_small", clip_sample=False)
-    return System(G, encoder_from(G), vae, text_encoder, tokenizer, scheduler, cleaner)
+    return System(G, encoder_from(G), vae, text_encoder, tokenizer, ddpm(), cleaner)
+
+
+def ddpm():
+    """The noise schedule of SD 2.1, sampled in evenly spaced ancestral steps, from 999 to 0: DiffBIR's respaced DDPM (eps, fixed small variance)."""
+    return DDPMScheduler(num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
+                         timestep_spacing="linspace", variance_type="fixed_small", clip_sample=False)
 
 
 def encoder_from(G):

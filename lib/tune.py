@@ -3,7 +3,7 @@ import hashlib
 import signal
 import threading
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from lib import checks
 from lib.errors import PivotError
+from lib.levers import Levers
 from lib.paths import writing
 
 
@@ -27,6 +28,7 @@ class Tuning:
     folder: str = ""  # where checkpoints go; none without it
     every: int = 50  # steps between checkpoints
     quiet: bool = False  # no progress bar
+    levers: Levers = field(default_factory=Levers)  # what a GPU wants; none on a CPU
 
     def __post_init__(self):
         for name in ("steps", "batch", "every"):
@@ -46,7 +48,7 @@ def tune(network, loss_of, tuning, name, around=()):
     Raises PivotError where a checkpoint was made with other settings, from other tensors, or is beyond `tuning.steps`.
     """
     weights = [p for p in network.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(weights, lr=tuning.lr, fused=True)
+    optimiser = tuning.levers.optimiser(weights, tuning.lr)
     path = Path(tuning.folder) / f"{name}.pt" if tuning.folder else None
     settings = _settings(tuning, (*weights, *around)) if path else None
     start = _resume(path, weights, optimiser, settings, tuning.steps)
@@ -55,14 +57,16 @@ def tune(network, loss_of, tuning, name, around=()):
                                       disable=tuning.quiet, mininterval=1) as bar:
         for step in bar:
             optimiser.zero_grad()
-            loss_of(torch.Generator().manual_seed(tuning.seed * 1_000_003 + step)).backward()
+            with tuning.levers.autocast(weights[0].device):
+                loss = loss_of(torch.Generator().manual_seed(tuning.seed * 1_000_003 + step))
+            loss.backward()
             optimiser.step()
             if path and (stop.is_set() or (step + 1) % tuning.every == 0 or step + 1 == tuning.steps):
                 _checkpoint(path, weights, optimiser, settings, step + 1)
             if stop.is_set():
                 raise KeyboardInterrupt(f"stopped after step {step + 1} of {tuning.steps} ({name})")
     optimiser.zero_grad()  # gradients are as large as the network
-    network.requires_grad_(False).eval()
+    tuning.levers.released(network).requires_grad_(False).eval()
 
 
 @contextmanager

@@ -1,0 +1,73 @@
+"""Whole photographs: the known person found among the faces, her crop restored, and pasted back under a soft mask."""
+import cv2
+import numpy as np
+import torch
+
+from lib import align, identity
+from lib.errors import FaceError, NotThePersonError
+from lib.faces import to_tensor, to_uint8
+
+FEATHER = 0.12  # of a crop's side: how wide the mask falls from one to nothing
+ALIKE = 0.15  # identity with the references below which nobody in the photograph is taken for the person
+OTHERS = ("leave", "blind")
+
+
+def restore_photograph(photograph, person, blind=None, *, references, pack, scorer=None, size=512, others="leave", where="this photograph"):
+    """A photograph in which the known person, and on request everybody else, has been restored.
+
+    Args: photograph, uint8 RGB (H, W, 3); person and blind, functions from crops (N, 3, size, size) in [-1, 1] to restored ones: for
+    the known person, and for other faces; references, (R, 3, S, S), aligned crops of the person; pack, the insightface pack that
+    finds faces; scorer, the recogniser that tells who is who (the pack's own unless given); size of a crop; others, "leave" other
+    faces as they are or restore them "blind"; where, what errors call the photograph.
+    Returns uint8 (H, W, 3), of the same size, and the identity of every face with the references, largest face first.
+    Raises NoFaceError, NotThePersonError, PackError; FaceError for another `others`.
+    Source: Dual-Pivot Tuning, section V.A (faces are aligned as in CodeFormer); other people are ours to leave.
+    """
+    if others not in OTHERS or (others == "blind" and blind is None):
+        raise FaceError(f"Unknown choice for other faces: {others!r}. Remedy: \"leave\", or \"blind\" with the function `blind`.")
+    faces = align.find_faces(photograph, pack)
+    align.one_face(faces, where, "largest")  # the error of a photograph without any
+    matrices = [align.similarity(face.points, align.template(size)) for face in faces]
+    crops = to_tensor(np.stack([align.warp(photograph, matrix, size) for matrix in matrices]))  # (F, 3, size, size)
+    alike = identity.to_references(identity.embed(crops, scorer or pack), identity.embed(references, scorer or pack))
+    chosen = _person(alike, where)
+    for n, matrix in sorted(enumerate(matrices), key=lambda pair: pair[0] == chosen):  # the person last, on top
+        if n == chosen or others == "blind":
+            restored = (person if n == chosen else blind)(crops[n:n + 1])
+            photograph = paste(photograph, to_uint8(restored)[0], matrix)
+    return photograph, alike
+
+
+def _person(alike, where):
+    best = int(torch.argmax(alike))
+    if alike[best] < ALIKE:
+        raise NotThePersonError(f"The person is not in {where}: identity with the references is {alike[best]:.2f} at most, of {len(alike)} "
+                                f"faces. Remedy: another photograph, a crop of the person, or references nearer in age.")
+    return best
+
+
+def paste(photograph, crop, matrix):
+    """A restored crop laid back over the photograph it was cut from, fading out towards its edges.
+
+    Args: photograph, uint8 (H, W, 3); crop, uint8 (S, S, 3); matrix, (2, 3) from pixels of the photograph to pixels of the crop.
+    Returns uint8 (H, W, 3).
+    """
+    finer = max(1.0, float(np.hypot(*matrix[:, 0])))  # pixels of the crop to one of the photograph
+    side = max(2, round(len(crop) / finer))
+    if side < len(crop):  # averaged first: a warp alone would skip pixels
+        crop, matrix = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA), _rescaled(matrix, side / len(crop))
+    place = lambda picture: cv2.warpAffine(picture, matrix, photograph.shape[1::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)  # noqa: E731
+    mask = place(soft_mask(side if side < len(crop) else len(crop)))[..., None]  # (H, W, 1)
+    return (mask * place(crop) + (1 - mask) * photograph).round().clip(0, 255).astype(np.uint8)
+
+
+def _rescaled(matrix, times):
+    """The same map to pixels of the crop at `times` its side; pixel centres are whole numbers."""
+    return times * matrix + np.array([[0, 0, (times - 1) / 2]] * 2)
+
+
+def soft_mask(side):
+    """(side, side) float32: 1 inside, falling to 0 at the edges over FEATHER of the side, without a kink."""
+    ramp = np.clip((0.5 + np.minimum(np.arange(side), np.arange(side)[::-1])) / (FEATHER * side), 0, 1)
+    ramp = ramp * ramp * (3 - 2 * ramp)
+    return np.outer(ramp, ramp).astype(np.float32)

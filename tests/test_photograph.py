@@ -1,0 +1,87 @@
+"""Whole photographs: what is pasted lies where it was cut, in its colours; the known person is found; others are left or restored."""
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from lib import align, people, photograph
+from lib.errors import FaceError, NoFaceError, NotThePersonError
+from lib.faces import to_tensor
+
+SIZE = 128
+
+
+def keep(crops):
+    return crops
+
+
+def painted(colour):
+    """A restorer that returns one colour, RGB in 0..255."""
+    return lambda crops: torch.tensor(colour).view(1, 3, 1, 1).expand(len(crops), 3, SIZE, SIZE) / 127.5 - 1
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """Two test people side by side on grey; two references of the first, on the left and smaller."""
+    one, two = people.people_of("test", 2, start=40)
+    faces = people.render([(one, one.shot(0)), (two, two.shot(0))]).pictures
+    photo = np.full((300, 520, 3), 120, np.uint8)
+    photo[60:220, 20:180] = cv2.resize(faces[0], (160, 160), interpolation=cv2.INTER_CUBIC)
+    photo[40:260, 260:480] = cv2.resize(faces[1], (220, 220), interpolation=cv2.INTER_CUBIC)
+    return photo, to_tensor(people.render([(one, one.shot(k)) for k in (3, 4)]).pictures)
+
+
+def restored(scene, person=keep, blind=None, **options):
+    return photograph.restore_photograph(scene[0], person, blind, references=scene[1], pack="people", size=SIZE, **options)
+
+
+@pytest.mark.parametrize("scale, angle", [(0.5, 20), (1.0, 0), (2.3, -15)])
+def test_a_crop_pasted_back_is_where_it_was(scale, angle):
+    """A crop of a smooth photograph, at any scale and angle, laid back unchanged, changes nothing."""
+    rng = np.random.default_rng(0)
+    photo = cv2.resize(rng.integers(0, 256, (8, 10, 3), np.uint8), (400, 300), interpolation=cv2.INTER_CUBIC)
+    matrix = cv2.getRotationMatrix2D((200, 150), angle, scale) - [[0, 0, 200 - SIZE / 2], [0, 0, 150 - SIZE / 2]]
+    again = photograph.paste(photo, align.warp(photo, matrix, SIZE), matrix)
+    change = np.abs(again.astype(int) - photo)
+    moved = photograph.paste(photo, align.warp(photo, matrix + [[0, 0, 1], [0, 0, 0]], SIZE), matrix)
+    assert again.shape == photo.shape and change.max() <= 6 and np.abs(moved.astype(int) - photo).sum() > 4 * change.sum()  # a pixel off shows
+
+
+def test_the_mask_is_whole_inside_nothing_at_the_edge_and_smooth():
+    mask = photograph.soft_mask(200)
+    assert mask[40:160, 40:160].min() == 1 and max(mask[0].max(), mask[:, -1].max()) < 0.02
+    assert np.abs(np.diff(mask, axis=0)).max() < 0.07 and np.allclose(mask, mask.T) and np.allclose(mask, mask[::-1])
+
+
+def test_the_person_is_found_among_others_and_colours_keep_their_order(scene):
+    photo, alike = restored(scene, painted((250.0, 20.0, 60.0)))
+    assert len(alike) == 2 and int(alike.argmax()) == 1  # the smaller face
+    changed = np.abs(photo.astype(int) - scene[0]).max(2) > 8
+    assert changed[100:180, 60:140].mean() > 0.9 and not changed[:, 250:].any()
+    assert np.abs(photo[140, 100].astype(int) - [250, 20, 60]).max() <= 2
+
+
+def test_others_are_left_or_restored_blind_and_the_person_always_lies_on_top(scene):
+    both = restored(scene, painted((0.0, 255.0, 0.0)), painted((0.0, 0.0, 255.0)), others="blind")[0]
+    assert both[140, 100].tolist() == [0, 255, 0] and both[150, 370].tolist() == [0, 0, 255]
+    assert np.abs(restored(scene)[0].astype(int) - scene[0]).mean() < 0.5
+
+
+def test_nobody_and_somebody_else_are_named(scene):
+    photo, references = scene
+    with pytest.raises(NoFaceError, match="ada.png.*Remedy"):
+        restored((np.full_like(photo, 120), references), where="ada.png")
+    strangers = [to_tensor(people.render([(p, p.shot(0))]).pictures) for p in people.people_of("test", 12, start=60)]
+    alone = photo.copy()
+    alone[:, 250:] = 120
+    found = [pytest.raises(NotThePersonError, restored, (alone, x), where="ada.png") for x in strangers if _unlike(alone, x)]
+    assert found and all("ada.png" in str(error.value) and "Remedy" in str(error.value) for error in found)
+    with pytest.raises(FaceError, match="Remedy"):
+        restored(scene, others="blind")
+
+
+def _unlike(photo, references):
+    from lib import identity
+    face = align.find_faces(photo, "people")[0]
+    crop = to_tensor(align.warp(photo, align.similarity(face.points, align.template(SIZE)), SIZE)[None])
+    return float(identity.to_references(identity.embed(crop, "people"), identity.embed(references, "people"))) < photograph.ALIKE - 0.02
