@@ -117,10 +117,6 @@ class WeightsError(WorkbookError):
     """Weights that are missing, truncated or of another architecture (lib.system)."""
 
 
-class LeverError(WorkbookError):
-    """A lever of tuning that this machine does not have (lib.levers)."""
-
-
 class PivotError(WorkbookError):
     """A pivot or a tuning checkpoint that was made for something else (lib.tune, lib.adapter)."""
 

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 import torch
 
-from lib.errors import LeverError
-
 
 @dataclass(frozen=True)
 class Levers:
@@ -16,19 +14,6 @@ class Levers:
     checkpointing: bool = False  # activations computed again in the backward pass: slower, and much smaller
     channels_last: bool = False  # memory order that convolutions of GPUs like
     compile: bool = False  # torch.compile: a minute once, then faster steps
-    adam8bit: bool = False  # moments of AdamW in 8 bits (bitsandbytes): 6 bytes less a trained weight
-
-    def optimiser(self, weights, lr):
-        """AdamW, fused, or in 8 bits. Raises LeverError where bitsandbytes or its GPU is not there."""
-        if not self.adam8bit:
-            return torch.optim.AdamW(weights, lr=lr, fused=True)
-        if weights[0].device.type != "cuda":
-            raise LeverError(f"No 8-bit Adam on {weights[0].device.type}. Remedy: adam8bit False, or a GPU.")
-        try:
-            from bitsandbytes.optim import AdamW8bit
-        except ImportError as error:
-            raise LeverError(f"No 8-bit Adam: {error}. Remedy: pip install bitsandbytes, or adam8bit False.") from error
-        return AdamW8bit(weights, lr=lr)
 
     def autocast(self, device):
         """The context in which a loss is computed."""
@@ -54,7 +39,7 @@ class Levers:
 
     def frozen(self, network):
         """A network that the tuned one works with: itself, or a copy as the levers want it, so that the system keeps its own."""
-        if self == Levers(adam8bit=self.adam8bit):
+        if self == Levers():
             return network
         return self.tuned(copy.deepcopy(network).to(torch.bfloat16 if self.bf16 else network.dtype))
 

@@ -48,7 +48,7 @@ def tune(network, loss_of, tuning, name, around=()):
     Raises PivotError where a checkpoint was made with other settings, from other tensors, or is beyond `tuning.steps`.
     """
     weights = [p for p in network.parameters() if p.requires_grad]
-    optimiser = tuning.levers.optimiser(weights, tuning.lr)
+    optimiser = torch.optim.AdamW(weights, lr=tuning.lr, fused=True)
     path = Path(tuning.folder) / f"{name}.pt" if tuning.folder else None
     settings = _settings(tuning, (*weights, *around)) if path else None
     start = _resume(path, weights, optimiser, settings, tuning.steps)

@@ -7,7 +7,6 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from lib import levers, pivot
-from lib.errors import LeverError
 from lib.levers import Levers
 from lib.tune import Tuning
 
@@ -82,11 +81,6 @@ def test_parts_rest_on_the_cpu_and_come_back(B):
         assert parts.vae.went == ["cpu"]
         1 / 0
     assert parts.vae.went == ["cpu", "cuda"] and parts.G.went == []
-
-
-def test_eight_bit_adam_needs_a_gpu_and_says_so(B, shots):
-    with pytest.raises(LeverError, match="cpu.*Remedy"):
-        tuned(B, shots, adam8bit=True)
 
 
 def test_compile_is_the_networks_own(monkeypatch):
