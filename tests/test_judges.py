@@ -191,8 +191,8 @@ def test_an_untrained_detector_learns_and_exports_as_insightfaces_scrfd(pool, tm
         assert np.allclose(scores[level][:, 0], want[0][level][0].sigmoid(), atol=1e-3)
         at = detector.places(level, 128).numpy()
         left_top = at - want[1][level][0, :, :2].numpy() * stride
-        assert np.allclose(boxes[level][:, :2], left_top, atol=0.05)  # pixels: batch norms were folded in before the weights were halved
-        assert np.allclose(points[level][:, 0], at + want[2][level][0, :, :2].numpy() * stride, atol=0.05)
+        assert np.allclose(boxes[level][:, :2], left_top, atol=0.5)  # pixels: batch norms were folded in before the weights were halved
+        assert np.allclose(points[level][:, 0], at + want[2][level][0, :, :2].numpy() * stride, atol=0.5)
 
 
 # ---- the pack ----
