@@ -47,6 +47,13 @@ def load(folder, base):
 
     Raises PivotError where there is none, a fact or file is missing or damaged, or it was tuned on another base.
     """
+    folder, facts = Path(folder), facts_of(folder, base)
+    parts = {field: _read(folder, name, getattr(base, field)) for name, field in FIELD.items() if field in facts["changed"]}
+    return base.with_(**parts).freeze(), facts
+
+
+def facts_of(folder, base):
+    """The facts of a pivot folder's `pivot.json`, its files and its base checked. Raises PivotError as `load` does."""
     folder = Path(folder)
     if not (folder / "pivot.json").is_file():
         raise PivotError(f"no pivot: {folder} has no pivot.json. Remedy: give a folder that lib.adapter.save wrote.")
@@ -59,8 +66,7 @@ def load(folder, base):
     if facts["base"] != base.fingerprint():
         raise PivotError(f"pivot made for another base: {folder} wants {facts['base']}, this system is {base.fingerprint()}. "
                          "Remedy: load the system it was tuned on, or tune the person again.")
-    parts = {field: _read(folder, name, getattr(base, field)) for name, field in FIELD.items() if field in facts["changed"]}
-    return base.with_(**parts).freeze(), facts
+    return facts
 
 
 def _check_facts(facts, folder):
