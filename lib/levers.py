@@ -1,9 +1,11 @@
 """What makes a step faster or smaller without changing what it computes, but for rounding: for the full size, on a GPU."""
 import copy
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
+
+from lib.errors import RangeError
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,28 @@ class Levers:
         if self == Levers():
             return network
         return self.tuned(copy.deepcopy(network).to(torch.bfloat16 if self.bf16 else network.dtype))
+
+
+def of(words):
+    """The Levers that are named in `words`, such as "bf16 channels_last"; "" for none. Raises RangeError for a word that is none."""
+    known = [one.name for one in fields(Levers)]
+    if strangers := [word for word in words.split() if word not in known]:
+        raise RangeError(f"LEVERS out of range: {strangers[0]!r}. Remedy: give some of {', '.join(known)}, with spaces between.")
+    return Levers(**dict.fromkeys(words.split(), True))
+
+
+@contextmanager
+def alone(B, others):
+    """Keeps every G and E of the systems `others` that is not also B's on the CPU while B works, and brings it back; nothing on a CPU."""
+    idle = [] if B.device.type == "cpu" else [one for other in others for one in (other.G, other.E) if one is not B.G and one is not B.E]
+    homes = {id(one): (one, one.device) for one in idle}
+    for one, _ in homes.values():
+        one.to("cpu")
+    try:
+        yield
+    finally:
+        for one, device in homes.values():
+            one.to(device)
 
 
 @contextmanager

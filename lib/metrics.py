@@ -22,6 +22,7 @@ from lib.paths import DATA
 
 RECOGNISER = DATA / "models" / PEOPLE / "people-r.onnx"
 PERCEPTUAL = DATA / "models" / "people-p.onnx"
+SIZE = 128  # pixels that people-p reads
 SMALLEST_SSIM = 11  # pixels: one window
 SMALLEST_MS_SSIM = 161  # five scales of an 11 px window
 GATE = {"WIDER-Test": 0.3, "WebPhoto-Test": 0.3, "LFW-Test": 0.6, "CelebChild-Test": 0.6, "CelebA": 0.5}  # NTIRE 2025, section 2.2.2
@@ -169,9 +170,21 @@ LABEL = {name: TABLE[name].label for name in STORY}
 HIGHER_IS_BETTER = {name: metric.higher for name, metric in TABLE.items()}
 
 
-def labels(scorer=None):
+@functools.cache
+def story_of(size):
+    """Names of the story's metrics for `size` pixels: LPIPS for people-p at other sizes than its own; and why it is absent, or ""."""
+    if size == SIZE:
+        return STORY, ""
+    try:
+        published.ready("lpips")
+        return ("psnr", "lpips", "identity"), ""
+    except WeightsError as error:
+        return ("psnr", "identity"), f"no perceptual metric: people-p reads {SIZE} px, not {size}; {error}"
+
+
+def labels(scorer=None, size=SIZE):
     """How each metric of the story is called in tables and figures; identity after the recogniser that scores it."""
-    return LABEL | ({"identity": f"identity ({Path(scorer).stem})"} if scorer else {})
+    return {name: TABLE[name].label for name in story_of(size)[0]} | ({"identity": f"identity ({Path(scorer).stem})"} if scorer else {})
 
 
 def measure(restored, truth=None, inputs=None, references=None, pack=None, only=tuple(TABLE), landmarker=None):
@@ -198,7 +211,7 @@ def _values(metric, given):
     if missing := [name for name in metric.needs if getattr(given, name) is None]:
         return _none(count, f"needs {' and '.join(missing)}")
     try:
-        values = metric.of(given) if metric.of else published.score(metric.name, given.restored, given.truth if metric.needs else None)
+        values = _computed(metric, given)
     except (FaceError, LandmarkError) as error:
         if count > 1:  # one face must not cost the others their values
             each = [_values(metric, given.alone(n)) for n in range(count)]
@@ -210,6 +223,10 @@ def _values(metric, given):
                     if nan else "" for n, nan in enumerate(values.isnan())]
 
 
+def _computed(metric, given):
+    return metric.of(given) if metric.of else published.score(metric.name, given.restored, given.truth if metric.needs else None)
+
+
 def _none(count, reason):
     return torch.full((count,), float("nan")), [reason] * count
 
@@ -217,13 +234,12 @@ def _none(count, reason):
 def story(restored, truth=None, references=None, pack=None):
     """metric -> (N,) of the three metrics the story is told in; arguments as of `measure`.
 
-    With the truth: PSNR, perceptual distance, and identity as cosine to the truth's embedding; without it, identity
-    alone, as cosine to the mean embedding of the references.
+    With the truth: PSNR, perceptual distance (`story_of` says which), and identity to it; without it, identity to the references.
     """
     given = _given(restored, truth, None, references, pack)
     if truth is None:
         return {"identity": TABLE["to_references"].of(given)}
-    return {name: TABLE[name].of(given) for name in STORY}
+    return {name: _computed(TABLE[name], given) for name in story_of(restored.shape[-1])[0]}
 
 
 @functools.cache

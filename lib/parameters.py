@@ -12,7 +12,7 @@ from lib import checks, paths
 from lib.errors import NotebookError, ParameterError
 
 SCALARS = {"int": int, "float": (int, float), "str": str, "bool": bool}
-HEADER = "notebook"  # the key of a params file that names the notebook it is for
+HEADER = "notebook"  # the key of a params file that names the notebook it is for, or a list of several
 # The last word of a parameter's name says its range, in every notebook alike.
 LEAST = {"STEPS": 0, "SEED": 0, "PRIOR": 0, "LORA": 0, "INPUTS": 1, "SEEDS": 1, "BATCH": 1, "REFERENCES": 1, "DRAWS": 1, "CROWD": 1,
          "SHOTS": 1, "BATCHES": 1, "MEASURED": 1, "TEXTUAL_STEPS": 1, "MODEL_STEPS": 1, "SAMPLING_STEPS": 2}
@@ -126,8 +126,9 @@ def from_file(path, notebook):
     if not isinstance(found, dict):
         raise ParameterError(f"Params file holds no parameters: {path}. Remedy: write lines of `NAME: value`.")
     meant = found.pop(HEADER, notebook.stem)
-    if meant != notebook.stem:
-        raise ParameterError(f"Params file is for {meant}, not {notebook.stem}: {path}. Remedy: run that notebook with it.")
+    meant = meant if isinstance(meant, list) else [meant]
+    if notebook.stem not in meant:
+        raise ParameterError(f"Params file is for {' and '.join(map(str, meant))}, not {notebook.stem}: {path}. Remedy: run that notebook with it.")
     return found
 
 
@@ -176,6 +177,9 @@ def _in_range(name, value):
     last = name.split("_")[-1]
     if last == "DEVICE":
         return checks.device(value)
+    if last == "LEVERS":
+        from lib import levers  # torch: two seconds that a run without this parameter need not wait for
+        levers.of(value)
     if last == "GAMMA":
         return checks.fraction(name, value)
     if last == "RATE":

@@ -14,6 +14,7 @@ from lib.tune import tune
 
 AWAY = ("vae", "cleaner", "text_encoder")  # of no use to tuning once `prepare` and `embed` have been asked
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+AT_ONCE = 2 ** 20  # pixels encoded together: all of a tiny person, 4 pictures of 512 px (half a GB in each map)
 PUBLISHED_SHARE = 150 / 324  # the published code hands the first 150 of E's 324 tensors to its optimiser
 
 
@@ -44,8 +45,12 @@ class Shots:
 def prepare(B, pictures, recipe="tiny", degradations=8, seed=0):
     """Caches what tuning needs of pictures (N, 3, H, W) in [-1, 1]: their latents, and hints of `degradations` draws each."""
     seeds = lambda k: [seed + 1000 * k + n for n in range(len(pictures))]  # noqa: E731
-    hints = [B.encode(B.clean(degrade(pictures, recipe, seeds(k))[0])) for k in range(degradations)]
-    return Shots(B.encode(pictures), torch.stack(hints, 1))
+    hints = [_in_parts(lambda x: B.encode(B.clean(x)), degrade(pictures, recipe, seeds(k))[0]) for k in range(degradations)]
+    return Shots(_in_parts(B.encode, pictures), torch.stack(hints, 1))
+
+
+def _in_parts(made, pictures):
+    return torch.cat([made(part) for part in pictures.split(max(1, AT_ONCE // pictures[0, 0].numel()))])
 
 
 def textual_pivot(B, shots, prompt, tuning, *, in_context=True, prior=None, prior_weight=1.0):
@@ -81,8 +86,7 @@ def model_pivot(B_p, shots, prompt, tuning, *, trained="all"):
     the published code trains (tuning.lora trains adapters instead). Returns the system with E_pr in place of E.
     Raises PivotError for another `trained`.
     """
-    if trained not in ("all", "repo150") or (tuning.lora and trained != "all"):
-        raise PivotError(f"no such part of E: {trained!r} with lora {tuning.lora}. Remedy: choose 'all' or, without lora, 'repo150'.")
+    demand_part(trained, tuning.lora)
     E = _tunable(B_p.E, tuning)
     if trained == "repo150":
         names = published_tensors(E)
@@ -95,6 +99,12 @@ def model_pivot(B_p, shots, prompt, tuning, *, trained="all"):
     with resting(B_p, *AWAY, *(["G", "E"] if inside.G is not B_p.G else ["E"])):
         tune(E, lambda g: _eps_loss(inside, *shots.draw(tuning.batch, g), text, null, True, None, g, t_prompt), tuning, "E", around)
     return B_p.with_(E=E)
+
+
+def demand_part(trained, lora):
+    """Raises PivotError unless `trained` names a part of E that can be tuned, by adapters of rank `lora` if that is not 0."""
+    if trained not in ("all", "repo150") or (lora and trained != "all"):
+        raise PivotError(f"no such part of E: {trained!r} with lora {lora}. Remedy: choose 'all' or, without lora, 'repo150'.")
 
 
 def _eps_loss(B, x0, hint, text, null, in_context, t_end, g, t_prompt=None):

@@ -61,6 +61,11 @@ def inception(restored, truth):
                 for name, kind in (("FID", "frechet"), ("KID", "mmd"))}
 
 
+def ready(name):
+    """Raises WeightsError where that metric of pyiqa cannot be computed on this machine."""
+    _network(name)
+
+
 @functools.cache
 def _network(name, **options):
     """pyiqa's network of that name, made once."""

@@ -60,6 +60,25 @@ def _restore_batch(B, degraded, prompt, seeds, steps, gamma, w, colour_fix, call
     return wavelet_colour_fix(restored, cleaned) if colour_fix else restored
 
 
+@torch.no_grad()
+def imagine(B, prompt, seeds, steps=50, w=7.5, batch=4):
+    """Pictures that G alone makes of a prompt, without E, one a seed: (N, 3, H, W) in [-1, 1] on the CPU.
+
+    For prior preservation (eq. 2): the class images of DreamBooth, at the guidance w that is usual for Stable Diffusion.
+    """
+    made, null, text = [], *B.embed(["", prompt]).split(1)
+    side = B.G.config.sample_size
+    for part in torch.as_tensor(seeds).split(batch):
+        generators = [torch.Generator().manual_seed(s) for s in part.tolist()]
+        x_t = randn_tensor((len(part), B.G.config.in_channels, side, side), generators, B.device)
+        B.scheduler.set_timesteps(checks.steps(steps, least=2), device=B.device)
+        for t in B.scheduler.timesteps:
+            away, near = (B.G(x_t, t, prompt.expand(len(part), -1, -1)).sample for prompt in (null, text))
+            x_t = B.scheduler.step(away + w * (near - away), t, x_t, generator=generators).prev_sample
+        made.append(B.decode(x_t).cpu())
+    return torch.cat(made)
+
+
 def guided_eps(B, x_t, t, text, null, hint, w):
     """Right side of eq. 8: w B(x_t, p) + (1 - w) B(x_t, empty), without the pass that w makes void.
 

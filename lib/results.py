@@ -24,7 +24,7 @@ def summary(table, against="blind"):
     rows = []
     for arm in [a for a in ("input", *ARMS) if a in set(table.arm)]:
         row = {"arm": arm}
-        for metric in [m for m in metrics.LABEL if m in set(table.metric)]:  # without truth, identity alone
+        for metric in [m for m in metrics.TABLE if m in set(table.metric)]:  # without truth, identity alone
             row[metric] = per_person(table, metric)[arm].mean()
             if arm != against:
                 row[f"{metric} difference"], row[f"{metric} low"], row[f"{metric} high"] = paired(table, metric, arm, against)
@@ -51,10 +51,14 @@ STATEMENTS = (  # what the paper says of the arms: metric, arm, the arm it is he
 def verdicts(table):
     """The paper's statements beside the paired differences: reproduced, contradicted, or open where the interval holds zero.
 
-    Where the paper expects no effect, an interval that holds zero leaves it open, too: it does not show that there is none.
+    A statement on a metric that was not measured is left out. Where the paper expects no effect, an interval that holds zero leaves it open, too: it does not show that there is none.
     """
     rows = []
+    there = set(table.metric)
     for metric, arm, against, sign, words in STATEMENTS:
+        metric = "lpips" if metric == "perceptual" and "lpips" in there else metric  # the paper's own, at other sizes than 128 px
+        if metric not in there:
+            continue
         mean, low, high = paired(table, metric, arm, against)
         side = 1 if low > 0 else -1 if high < 0 else 0  # one person has no interval: open
         rows.append({"the paper says": words, "measured": f"{metric}, {arm} − {against}", "difference": f"{mean:+.3f}",

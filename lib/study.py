@@ -8,12 +8,13 @@ import torch
 
 from lib import adapter, checks, identity, metrics, paths, people
 from lib.degrade import degrade
-from lib.errors import PackError
+from lib.errors import PackError, RangeError
 from lib.faces import open_person, to_tensor
-from lib.pivot import model_pivot, pivot_prompt, prepare, textual_pivot
+from lib.levers import alone
+from lib.pivot import AT_ONCE, class_prompt, demand_part, model_pivot, pivot_prompt, prepare, textual_pivot
 from lib.recipes import recipe_named
 from lib.record import write_json
-from lib.restore import restore
+from lib.restore import imagine, restore
 from lib.system import RARE_TOKEN
 from lib.tune import Tuning
 
@@ -34,6 +35,7 @@ class Plan:
     gamma: float = 0.5
     w: float = 1.0
     prior: int = 0  # generic people of the prior-preservation term; 0 leaves it out
+    trained: str = "all"  # of E; "repo150" for the part that the published code trains
     textual: Tuning = Tuning()
     model: Tuning = Tuning(steps=60)
 
@@ -45,6 +47,7 @@ class Plan:
         checks.fraction("gamma", self.gamma)
         checks.finite("w", self.w)
         recipe_named(self.recipe)
+        demand_part(self.trained, self.model.lora)
 
 
 @dataclass
@@ -87,22 +90,42 @@ def prior_pictures(count, size=128):
     return to_tensor(people.render([(p, p.shot(0)) for p in crowd], size).pictures)
 
 
+def prior(B, case, plan):
+    """`prepare`d pictures of generic people for eq. 2's second term, or None where the plan has none.
+
+    For a drawn person they are drawn; for a real one, whom a scorer comes with, G itself imagines them from the prompt of the
+    class, as in DreamBooth: it is G's own idea of the class that is to be kept.
+    """
+    if not plan.prior:
+        return None
+    if case.scorer:
+        return prepare(B, imagine(B, class_prompt(case.prompt), list(range(plan.prior)), plan.steps), plan.recipe)
+    return prepare(B, prior_pictures(plan.prior, B.size), plan.recipe)
+
+
 def tune_arms(B, case, plan, arms=tuple(ARMS), prior=None, folder=None):
     """arm -> (system, prompt for G) of the wanted arms; what two arms share is tuned once.
 
     B: the blind system; case: the person; prior: `prepare`d generic people, or None; folder: where an interrupted
-    tuning keeps what is done.
+    tuning keeps what is done. Raises RangeError for an unknown arm.
     """
-    aside = lambda tuning, arm: replace(tuning, folder=str(Path(folder) / arm)) if folder else tuning  # noqa: E731
+    if strangers := [arm for arm in arms if arm not in ARMS]:
+        raise RangeError(f"arm out of range: {strangers[0]!r}. Remedy: one of {', '.join(ARMS)}.")
+    def aside(tuning, arm):  # four checkpoints at most of a long tuning: at full size each is 10 GB
+        return replace(tuning, folder=str(Path(folder) / arm), every=max(tuning.every, tuning.steps // 4)) if folder else tuning
     shots, p = prepare(B, case.references, plan.recipe, seed=plan.textual.seed), case.prompt
     tuned = {"blind": (B, "")}
+
+    def pivoted(work, around, *given, **how):  # a GPU that holds one person's networks need not hold those of every arm
+        with alone(around, [system for system, _ in tuned.values()]):
+            return work(around, shots, *given, **how)
     for arm, second, context in (("swap", "swap + model pivot", False), ("in-context", "dual pivot", True)):
         if arm in arms or second in arms:
-            tuned[arm] = textual_pivot(B, shots, p, aside(plan.textual, arm), in_context=context, prior=prior), p
+            tuned[arm] = pivoted(textual_pivot, B, p, aside(plan.textual, arm), in_context=context, prior=prior), p
         if second in arms:
-            tuned[second] = model_pivot(tuned[arm][0], shots, p, aside(plan.model, second)), p
+            tuned[second] = pivoted(model_pivot, tuned[arm][0], p, aside(plan.model, second), trained=plan.trained), p
     if "encoder-only" in arms:
-        tuned["encoder-only"] = model_pivot(B, shots, "", aside(plan.model, "encoder-only")), ""
+        tuned["encoder-only"] = pivoted(model_pivot, B, "", aside(plan.model, "encoder-only"), trained=plan.trained), ""
     return {arm: tuned[arm] for arm in arms}
 
 
@@ -113,12 +136,20 @@ def keep(folder, B_p, B, case, plan):
         "steps": [plan.textual.steps, plan.model.steps], "seed": plan.textual.seed, "references": adapter.hash_of(case.references)})
 
 
-def restore_arms(tuned, degraded, plan, batch=8):
-    """arm -> restorations (seeds, S, 3, H, W) of degraded pictures (S, 3, H, W); every arm starts from the same noise."""
+def restore_arms(tuned, degraded, plan, batch=8, base=None):
+    """arm -> restorations (seeds, S, 3, H, W) of degraded pictures (S, 3, H, W); every arm starts from the same noise.
+
+    base: the system they were tuned from, where it shall make room on a GPU as the other arms do.
+    """
     S, K = len(degraded), plan.seeds
+    batch = max(1, min(batch, AT_ONCE // degraded[0, 0].numel()))
     options = dict(seeds=[1000 * k + s for k in range(K) for s in range(S)], steps=plan.steps, gamma=plan.gamma, w=plan.w, batch=batch)
     every = degraded.repeat(K, 1, 1, 1)
-    return {arm: restore(B, every, prompt, **options).unflatten(0, (K, S)) for arm, (B, prompt) in tuned.items()}
+    restored, systems = {}, [system for system, _ in tuned.values()] + ([base] if base else [])
+    for arm, (system, prompt) in tuned.items():
+        with alone(system, systems):
+            restored[arm] = restore(system, every, prompt, **options).unflatten(0, (K, S))
+    return restored
 
 
 def score(case, restored):
@@ -155,8 +186,7 @@ def run(B, names, plan, folder, record, arms=tuple(ARMS), pack=None, scorer=None
 
 def one(B, who, plan, record, arms=tuple(ARMS), folder=None):
     """One person's restorations by each arm, `who` being the case; the seconds of both stages go to the record."""
-    prior = prepare(B, prior_pictures(plan.prior, B.size), plan.recipe) if plan.prior else None
     with record.stage("tuning"):
-        tuned = tune_arms(B, who, plan, arms, prior, folder)
+        tuned = tune_arms(B, who, plan, arms, prior(B, who, plan), folder)
     with record.stage("restoring"):
-        return restore_arms(tuned, who.degraded, plan)
+        return restore_arms(tuned, who.degraded, plan, base=B)

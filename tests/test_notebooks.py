@@ -51,10 +51,11 @@ def test_parameters_keep_the_contract(path):
 
 @pytest.mark.parametrize("path", PARAMS, ids=lambda path: path.stem)
 def test_params_files_fit_the_notebook_they_name(path):
-    notebook = parameters.find(yaml.safe_load(path.read_text())[parameters.HEADER])
-    known = parameters.declared(notebook)
-    for name, value in parameters.from_file(path, notebook).items():
-        assert parameters.conform(value, known[name].kind) == value
+    meant = yaml.safe_load(path.read_text())[parameters.HEADER]
+    for notebook in map(parameters.find, meant if isinstance(meant, list) else [meant]):
+        known = parameters.declared(notebook)
+        for name, value in parameters.from_file(path, notebook).items():
+            assert parameters.conform(value, known[name].kind) == value
 
 
 @each_notebook

@@ -149,7 +149,7 @@ def tunings(monkeypatch):
         calls.append(f"G {'in context' if in_context else 'alone'} {prompt} {'with prior' if prior else ''}".strip())
         return B.with_(G=calls[-1])
 
-    def model(B, shots, prompt, tuning):
+    def model(B, shots, prompt, tuning, trained):
         calls.append(f"E around {B.G if isinstance(B.G, str) else 'base'}, {prompt!r}")
         return B.with_(E=calls[-1])
     monkeypatch.setattr(study, "textual_pivot", textual)

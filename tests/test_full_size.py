@@ -1,0 +1,274 @@
+"""README's "Full size", command by command, on weights of reduced width: convert, tune, restore, measure, as a user does it."""
+import json
+import re
+import shlex
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny_system
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file
+from test_convert import files, hub, originals  # noqa: F401 (fixtures)
+from tiny_pack import write_recogniser
+
+from lib import adapter, cost, levers, metrics, parameters, paths, pivot, published, results, run, study, system, weights
+from lib.errors import PivotError, RangeError, WeightsError
+from lib.faces import save_picture
+from lib.restore import imagine
+from lib.tune import Tuning
+
+SIZE = 64
+BLOCK = re.search(r"<!-- full -->\n```bash\n(.*?)```\n<!-- /full -->", (paths.ROOT / "README.md").read_text(), re.S).group(1)
+COMMANDS = [shlex.split(line) for line in BLOCK.replace("\\\n", "").splitlines() if line and not line.startswith("#")]
+SMALLER = {"DEVICE": "cpu", "TEXTUAL_STEPS": 3, "MODEL_STEPS": 2, "SAMPLING_STEPS": 3, "PRIOR": 2, "TIMED_STEPS": 1, "ROUNDS": 1}
+IN_PLACE = {"path/to/somebody": "somebody", "buffalo_l": "pack.onnx", "weights/": "weights/"}
+
+
+@pytest.fixture(scope="module")
+def home(files, tmp_path_factory):  # noqa: F811
+    """The hub, a person with targets, a recogniser: what a user has before the first command."""
+    at = tmp_path_factory.mktemp("full")
+    hub(files, at)
+    for part, shots in (("references", 3), ("inputs", 2), ("targets", 2)):
+        for k, picture in enumerate(tiny_system.pictures(shots, len(part), SIZE)):
+            save_picture(at / "somebody" / part / f"{k}.png", picture)
+    card = {"name": "somebody", "class_noun": "woman", "real": True, "source": "drawn by a test", "terms": "CC0"}
+    (at / "somebody" / "person.yaml").write_text(json.dumps(card))
+    write_recogniser(at / "pack.onnx", np.random.default_rng(0).normal(size=(3 * 112 * 112, 8)))
+    return at
+
+
+def here(word, home):
+    """A word of README's command with this test's places in it."""
+    for theirs, ours in IN_PLACE.items():
+        word = word.replace(theirs, f"{home}/{ours}")
+    return word
+
+
+def download(words, files, home):  # noqa: F811
+    """Stands for `hf download OWNER/MODEL FILE --local-dir FOLDER`, which needs a network: as far as the published file is known."""
+    model, name, option, folder = words
+    assert option == "--local-dir" and weights.PUBLISHED[name][1].endswith(f"/{model}")
+    (home / folder).mkdir(exist_ok=True)
+    (home / folder / name).write_bytes((files / name).read_bytes())
+
+
+@pytest.fixture(scope="module")
+def done(files, home):  # noqa: F811
+    """Every command of README, in order; of each run, its folder, executed notebook and record, in the order of the commands."""
+    runs, environment = [], {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(home / "hub"), "OMP_NUM_THREADS": "1"}
+    for words in COMMANDS:
+        if words[:2] == ["hf", "download"]:
+            download(words[2:], files, home)
+        elif words[:3] == ["python", "-m", "lib.convert"]:
+            command = [sys.executable, *(here(word, home) for word in words[1:]), "--size", str(SIZE)]
+            subprocess.run(command, cwd=paths.ROOT, check=True, env=environment, capture_output=True)
+        else:
+            assert words[:3] == ["python", "-m", "lib.run"]
+            runs.append(executed(words[3:], home))
+    return runs
+
+
+def executed(words, home):
+    notebook = parameters.find(words[0])
+    smaller = {"SYSTEM": home / "weights" / "sd21-diffbir", **SMALLER}
+    typed = [["-p", name, str(value)] for name, value in smaller.items() if name in parameters.declared(notebook)]
+    words = [here(word, home) if not word.startswith("params/") else str(paths.ROOT / word) for word in words] + sum(typed, [])
+    assert run.main(words) == 0
+    given = run._arguments(words)
+    folder = run.folder_of(notebook, parameters.resolve(notebook, given.file, given.parameter))
+    return SimpleNamespace(folder=folder, text=(folder / notebook.name).read_text(),
+                           **json.loads((folder / "record.json").read_text()))
+
+
+def test_every_command_of_readme_runs_at_reduced_width(done):
+    names = ["00_start_here", "03_dual_pivot_ablation", "00_start_here", "00_start_here", "22_cost_of_a_person"]
+    assert [one.notebook for one in done] == names
+
+
+def test_the_system_was_written_with_the_hashes_of_its_files(done, home):
+    B = system.load(home / "weights" / "sd21-diffbir")
+    assert (B.size, B.fold, B.tokenizer.model_max_length) == (SIZE, 1, 77)
+    facts = {file["file"]: file["sha256"] for source in B.provenance["sources"] for file in source["files"]}
+    assert weights.sha256(home / "weights" / "v1_face.pth") in facts.values() and len(facts) > 5
+
+
+def test_both_pivots_are_tuned_restored_and_measured(done, home):
+    one, B = done[0], system.load(home / "weights" / "sd21-diffbir")
+    B_p, facts = adapter.load(one.folder / "pivot", B)
+    assert facts["changed"] == ["G", "E"] and facts["prompt"] == "a photo of a sks woman" and facts["gamma"] == 0.5
+    assert not tiny_system.same(B_p.G.state_dict(), B.G.state_dict()) and not tiny_system.same(B_p.E.state_dict(), B.E.state_dict())
+    assert len(list((one.folder / "restored").glob("*.png"))) == 4
+    assert {(row["arm"], row["metric"]) for row in one.metrics} == {(a, m) for a in ("input", "blind", "dual pivot") for m in metrics.story_of(SIZE)[0]}
+    assert all(np.isfinite(row["value"]) for row in one.metrics) and "people-p" not in {row["metric"] for row in one.metrics}
+    assert one.parameters["LEVERS"] == "bf16 channels_last" and one.parameters["RECIPE"] == "codeformer"
+
+
+def test_why_there_is_no_perceptual_metric_is_said(done):
+    absent = metrics.story_of(SIZE)[1]
+    assert not absent or all("no perceptual metric: people-p reads 128 px, not 64" in one.text for one in done[:4])
+
+
+def test_the_six_arms_run(done):
+    assert {row["arm"] for row in done[1].metrics} == {"input", *study.ARMS}
+
+
+def test_the_published_code_s_choices_are_those_that_were_run(done, home):
+    one, E = done[2], system.load(home / "weights" / "sd21-diffbir").E
+    assert {row["arm"] for row in one.metrics} == {"input", "blind", "swap + model pivot"}
+    assert (one.parameters["GAMMA"], one.parameters["TEXTUAL_RATE"]) == (0.0, 1e-6)
+    changed = set(load_file(one.folder / "pivot" / "control.safetensors"))
+    assert changed and changed <= pivot.published_tensors(E) < {name for name, _ in E.named_parameters()}
+
+
+def test_the_route_for_small_cards_makes_adapters_that_peft_opens(done, home):
+    folder = done[3].folder / "pivot"
+    assert (folder / "unet" / "adapter_model.safetensors").is_file() and (folder / "control" / "adapter_config.json").is_file()
+    assert sum(file.stat().st_size for file in folder.rglob("*")) < sum(file.stat().st_size for file in (done[0].folder / "pivot").rglob("*"))
+    assert adapter.load(folder, system.load(home / "weights" / "sd21-diffbir"))[1]["changed"] == ["G", "E"]
+
+
+def test_the_paper_s_settings_are_in_the_file():
+    notebook = parameters.find("00_start_here")
+    found = parameters.from_file(paths.PARAMS / "full.yaml", notebook)
+    wanted = dict(TEXTUAL_STEPS=2500, TEXTUAL_RATE=8e-6, MODEL_STEPS=800, MODEL_RATE=5e-5, BATCH=1, GAMMA=0.5, GUIDANCE=1.0, SAMPLING_STEPS=50,
+                  DEVICE="cuda", SYSTEM="weights/sd21-diffbir")
+    assert wanted.items() <= found.items() and found["PRIOR"] > 0
+    assert found == parameters.from_file(paths.PARAMS / "full.yaml", parameters.find("03_dual_pivot_ablation"))
+
+
+# ---- what full size asks of the library ----
+
+def test_levers_by_name():
+    assert levers.of("") == levers.Levers() and levers.of("bf16 channels_last") == levers.Levers(bf16=True, channels_last=True)
+    with pytest.raises(RangeError, match="'fp16'.*bf16, checkpointing, channels_last, compile"):
+        levers.of("bf16 fp16")
+    with pytest.raises(RangeError, match="Remedy"):
+        parameters.resolve(parameters.find("00_start_here"), typed=[("LEVERS", "fast")])
+
+
+def test_other_systems_networks_wait_on_the_cpu():
+    went = []
+    part = lambda name: SimpleNamespace(device="cuda", to=lambda where: went.append((name, where)))  # noqa: E731
+    shared = part("shared")
+    B, other = (SimpleNamespace(device=SimpleNamespace(type="cuda"), G=part(name), E=shared) for name in ("own", "other"))
+    with levers.alone(B, [B, other, other]):
+        assert went == [("other", "cpu")]
+    assert went[1:] == [("other", "cuda")]
+    B.device.type = "cpu"
+    with levers.alone(B, [other]):
+        assert len(went) == 2
+
+
+def test_lpips_takes_the_place_of_people_p_where_it_can_be_had(monkeypatch):
+    x, y = tiny_system.pictures(2, 1), tiny_system.pictures(2, 2)
+    monkeypatch.setattr(published, "ready", lambda name: None)
+    monkeypatch.setattr(published, "score", lambda name, a, b: (a - b).abs().mean((1, 2, 3)))
+    metrics.story_of.cache_clear()
+    try:
+        found = metrics.story(x, y)
+        assert list(found) == ["psnr", "lpips", "identity"] and torch.equal(found["lpips"], (x - y).abs().mean((1, 2, 3)))
+        assert metrics.labels(size=SIZE)["lpips"] == "LPIPS" and metrics.labels() == metrics.LABEL
+    finally:
+        metrics.story_of.cache_clear()
+
+
+def test_without_lpips_there_is_no_perceptual_column_but_a_reason(monkeypatch):
+    def absent(name):
+        raise WeightsError(f"{name} is not here. Remedy: fetch it.")
+    monkeypatch.setattr(published, "ready", absent)
+    metrics.story_of.cache_clear()
+    try:
+        assert metrics.story_of(512) == (("psnr", "identity"), "no perceptual metric: people-p reads 128 px, not 512; lpips is not here. Remedy: fetch it.")
+        assert metrics.story_of(128) == (metrics.STORY, "")
+    finally:
+        metrics.story_of.cache_clear()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("there, left", [(("psnr", "identity"), 9), (("psnr", "lpips", "identity"), 12)])
+def test_statements_are_held_against_the_metrics_that_there_are(there, left):
+    import pandas as pd
+    rows = [dict(person=p, arm=arm, shot=0, seed=0, metric=m, value=float(len(arm) * p)) for p in (1, 2) for arm in ("input", *study.ARMS) for m in there]
+    found = results.verdicts(pd.DataFrame(rows))
+    assert len(found) == left and ("lpips" in there) == found.measured.str.startswith("lpips").any()
+    assert list(results.summary(pd.DataFrame(rows)).columns[::4])[0] in there
+
+
+def test_class_pictures_of_a_real_person_are_g_s_own():
+    B = tiny_system.build()
+    made = imagine(B, "a photo of a person", [0, 1, 2], steps=3, batch=2)
+    assert made.shape == (3, 3, SIZE, SIZE) and made.abs().max() <= 1 and not torch.equal(made[0], made[1])
+    assert torch.allclose(made[2], imagine(B, "a photo of a person", [2], steps=3)[0], atol=1e-4)
+    assert not torch.allclose(made[0], imagine(B, "a drawing", [0], steps=3)[0], atol=1e-4)
+
+
+def test_many_pictures_are_encoded_in_parts(monkeypatch):
+    B = tiny_system.build()
+    whole = pivot.prepare(B, tiny_system.pictures(5), degradations=2)
+    monkeypatch.setattr(pivot, "AT_ONCE", 2 * SIZE * SIZE)
+    parts = pivot.prepare(B, tiny_system.pictures(5), degradations=2)
+    assert torch.allclose(whole.latents, parts.latents, atol=1e-5) and torch.allclose(whole.hints, parts.hints, atol=1e-5)
+
+
+def test_a_plan_for_a_part_of_e_that_there_is_not():
+    with pytest.raises(PivotError, match="no such part"):
+        study.Plan(trained="half")
+    with pytest.raises(PivotError, match="lora 4"):
+        study.Plan(trained="repo150", model=Tuning(lora=4))
+    with pytest.raises(RangeError, match="arm out of range: 'triple'.*blind"):
+        study.tune_arms(None, None, study.Plan(), ("triple",))
+
+
+# ---- what it costs ----
+
+def test_full_size_is_that_of_the_published_layouts():
+    B = cost.full_size()
+    counts = {part: sum(p.numel() for p in module.parameters()) for part, module in B.modules().items()}
+    assert counts == {"unet": 865_910_724, "control": 363_153_280, "cleaner": 15_792_587, "vae": 83_653_863, "text_encoder": 340_387_840}
+    assert (B.size, B.fold) == (512, 1)
+
+
+def test_what_a_multiply_add_counts_and_what_is_kept(monkeypatch):
+    layer, x = torch.nn.Linear(8, 4), torch.zeros(2, 8)
+    assert cost._counted(lambda: layer(x)) * 1e12 == 2 * 2 * 8 * 4
+    B = tiny_system.build()
+    tuned = cost._tuned(B, "G")
+    assert 0 < cost._kept(tuned.with_(G=cost._checkpointed(tuned.G))) < cost._kept(tuned)
+
+
+def test_random_weights_of_full_size_run_where_there_is_storage(monkeypatch):
+    monkeypatch.setattr(cost, "UNET", dict(cost.UNET, block_out_channels=(32, 64), cross_attention_dim=32, attention_head_dim=2, sample_size=8,
+                                           down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")))
+    monkeypatch.setattr(cost, "VAE", dict(cost.VAE, sample_size=SIZE, block_out_channels=(32,) * 4))
+    monkeypatch.setattr(cost, "TEXT", dict(cost.TEXT, vocab_size=1000, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2))
+    monkeypatch.setattr(cost, "SwinIR", lambda: tiny_system.build().cleaner)
+    B = cost.full_size("cpu")
+    assert isinstance(B.G, UNet2DConditionModel) and isinstance(B.vae, AutoencoderKL) and B.size == SIZE
+    table = cost.timed(B, tiny_system.pictures(3), {"ours": {}, "LoRA": {"lora": 2}}, Tuning(steps=1, batch=1), 1, "E")
+    assert list(table.index) == ["plain loop", "ours", "LoRA"] and table.loc["plain loop", "plain loop / this"] == 1 and bool((table > 0).to_numpy().all())
+    assert list(cost.restoring(B, tiny_system.pictures(1), 2, (1, 2)).index) == ["restoration, 1 at once", "restoration, 2 at once"]
+
+
+def test_the_plain_loop_takes_the_same_step():
+    """Its loss is that of the loop it is compared with, where neither noise of the autoencoder nor a draw differs."""
+    B, x = tiny_system.build(), tiny_system.pictures(1)
+    B.vae.quant_conv.weight.data[4:], B.vae.quant_conv.bias.data[4:] = 0, -30  # a posterior without spread: its sample is its mode
+    shots, prompt = pivot.Shots(B.encode(x), B.encode(B.clean(x))[:, None]), pivot.pivot_prompt()
+    null, text = B.embed(["", prompt]).split(1)
+    x0, hint = shots.draw(1, g := torch.Generator().manual_seed(3))
+    assert torch.equal(hint[0], shots.hints[0, 0]) and x0.shape == (1, 4, 8, 8)
+    loss = cost._plain_loss(B, x, x, prompt, Tuning(batch=1), torch.Generator().manual_seed(3))
+    g = torch.Generator().manual_seed(3)
+    torch.randint(1, (1,), generator=g), torch.randn(x0.shape, generator=g)  # which picture; the posterior's draw
+    eps, t = torch.randn(x0.shape, generator=g), torch.randint(1000, (1,), generator=g)
+    ours = torch.nn.functional.mse_loss(B.predict(B.scheduler.add_noise(x0, eps, t), t, text, hint, null), eps)
+    assert torch.allclose(loss, ours, atol=1e-4)
+
+
+def test_a_gpu_run_that_was_not_recorded_is_not_invented(tmp_path):
+    assert "has been recorded" in cost.recorded(tmp_path / "none.json")
