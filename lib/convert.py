@@ -17,7 +17,7 @@ import transformers
 from transformers import CLIPTokenizer
 
 from lib import checks, layouts, paths, weights
-from lib.errors import RangeError, WeightsError, WorkbookError
+from lib.errors import RangeError, WeightsError, exit_status
 from lib.system import FIELD, PARTS, System, ddpm
 
 NEEDED = ("unet", "vae", "text_encoder", "tokenizer", "control", "cleaner")
@@ -213,12 +213,7 @@ def main(words=None):
     given = parser.parse_args(words)
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()  # they warn of modules kept in single precision, naming none
-    try:
-        _report(convert(given.sources, given.to, given.size, given.force), given.to)
-        return 0
-    except WorkbookError as error:
-        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
+    return exit_status(lambda: _report(convert(given.sources, given.to, given.size, given.force), given.to))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from lib import checks, record
 from lib.degrade import degrade
 from lib.people import WORDS
-from lib.pivot import Shots, _tunable, model_pivot, prepare, textual_pivot
+from lib.pivot import Shots, model_pivot, prepare, textual_pivot, tunable
 from lib.restore import guided_eps, restore
 from lib.swinir import SwinIR
 from lib.system import RARE_TOKEN, System, build_tokenizer, ddpm, encoder_from
@@ -54,7 +54,7 @@ def parameters(B, ranks=(4, 8)):
 
 
 def _adapted(B, rank):
-    return [_tunable(network, Tuning(lora=rank)) for network in (B.G, B.E)] if rank else [B.G, B.E]
+    return [tunable(network, Tuning(lora=rank)) for network in (B.G, B.E)]
 
 
 def _count(network, trained=False):
@@ -76,7 +76,7 @@ def _step(B):
 
 def _tuned(B, part, lora=0):
     """B with `part` ready to be tuned, the rest frozen."""
-    return B.with_(**{part: _tunable(getattr(B, part), Tuning(lora=lora)).train()})
+    return B.with_(**{part: tunable(getattr(B, part), Tuning(lora=lora)).train()})
 
 
 def floor(B):
@@ -188,7 +188,7 @@ def _plain_loss(B, pictures, degraded, prompt, tuning, g):
     with torch.no_grad():
         x0 = B.posterior(pictures[i]).sample(g if B.device.type == "cpu" else None) * B.vae.config.scaling_factor
     hint, (null, text) = B.encode(B.clean(degraded[i])), B.embed(["", prompt]).split(1)
-    eps, t = torch.randn(x0.shape, generator=g).to(x0), torch.randint(1000, (len(x0),), generator=g).to(B.device)
+    eps, t = torch.randn(x0.shape, generator=g).to(x0), torch.randint(B.scheduler.config.num_train_timesteps, (len(x0),), generator=g).to(B.device)
     null, text = (words.expand(len(x0), -1, -1) for words in (null, text))
     return F.mse_loss(B.predict(B.scheduler.add_noise(x0, eps, t), t, text, hint, null), eps)
 

@@ -1,8 +1,19 @@
 """Named errors of the workbook: each says what is wrong, where, and how to mend it."""
+import sys
 
 
 class WorkbookError(Exception):
     """Base of every error that the workbook raises on purpose."""
+
+
+def exit_status(command):
+    """0 once `command()` has run, or 1 once the error it raised on purpose has been told: how every command line ends."""
+    try:
+        command()
+        return 0
+    except WorkbookError as error:
+        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
 
 
 class PictureError(WorkbookError):

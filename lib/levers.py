@@ -54,11 +54,23 @@ def of(words):
     return Levers(**dict.fromkeys(words.split(), True))
 
 
-@contextmanager
 def alone(B, others):
     """Keeps every G and E of the systems `others` that is not also B's on the CPU while B works, and brings it back; nothing on a CPU."""
     idle = [] if B.device.type == "cpu" else [one for other in others for one in (other.G, other.E) if one is not B.G and one is not B.E]
-    homes = {id(one): (one, one.device) for one in idle}
+    return _away(idle)
+
+
+def resting(B, *names):
+    """Keeps parts of the system on the CPU while the others work, and brings them back.
+
+    B: the system; names: fields of it ("vae", "cleaner", "text_encoder", ...).
+    """
+    return _away([getattr(B, name) for name in names])
+
+
+@contextmanager
+def _away(parts):
+    homes = {id(one): (one, one.device) for one in parts}
     for one, _ in homes.values():
         one.to("cpu")
     try:
@@ -66,19 +78,3 @@ def alone(B, others):
     finally:
         for one, device in homes.values():
             one.to(device)
-
-
-@contextmanager
-def resting(B, *names):
-    """Keeps parts of the system on the CPU while the others work, and brings them back.
-
-    B: the system; names: fields of it ("vae", "cleaner", "text_encoder", ...).
-    """
-    homes = {name: getattr(B, name).device for name in names}
-    for name in names:
-        getattr(B, name).to("cpu")
-    try:
-        yield
-    finally:
-        for name, device in homes.items():
-            getattr(B, name).to(device)

@@ -8,7 +8,9 @@ from lib.errors import FaceError, NotThePersonError
 from lib.faces import to_tensor, to_uint8
 
 FEATHER = 0.12  # of a crop's side: how wide the mask falls from one to nothing
-ALIKE = 0.15  # identity with the references below which nobody in the photograph is taken for the person
+# Identity with the references below which nobody is taken for the person: two people have about 0.02, a person in a heavily degraded
+# photograph about 0.3 (tests/test_real_models.py).
+ALIKE = 0.15
 OTHERS = ("leave", "blind")
 
 
@@ -57,7 +59,7 @@ def paste(photograph, crop, matrix):
     if side < len(crop):  # averaged first: a warp alone would skip pixels
         crop, matrix = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA), _rescaled(matrix, side / len(crop))
     place = lambda picture: cv2.warpAffine(picture, matrix, photograph.shape[1::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)  # noqa: E731
-    mask = place(soft_mask(side if side < len(crop) else len(crop)))[..., None]  # (H, W, 1)
+    mask = place(soft_mask(len(crop)))[..., None]  # (H, W, 1)
     return (mask * place(crop) + (1 - mask) * photograph).round().clip(0, 255).astype(np.uint8)
 
 

@@ -60,7 +60,7 @@ def textual_pivot(B, shots, prompt, tuning, *, in_context=True, prior=None, prio
     B: the frozen system; shots: the person's `prepare`d references; prompt: the text pivot; tuning: steps and the like,
     whose gamma leaves steps t >= (1 - gamma) T untrained (section IV-C). Returns the system with G_p in place of G.
     """
-    G = _tunable(B.G, tuning)
+    G = tunable(B.G, tuning)
     null, text, plain = B.embed(["", prompt, class_prompt(prompt)])
     t_end = max(1, B.prompted_below(tuning.gamma))
     inside = B.with_(G=G, E=tuning.levers.frozen(B.E))
@@ -87,7 +87,7 @@ def model_pivot(B_p, shots, prompt, tuning, *, trained="all"):
     Raises PivotError for another `trained`.
     """
     demand_part(trained, tuning.lora)
-    E = _tunable(B_p.E, tuning)
+    E = tunable(B_p.E, tuning)
     if trained == "repo150":
         names = published_tensors(E)
         for name, weight in E.named_parameters():
@@ -120,7 +120,8 @@ def _eps_loss(B, x0, hint, text, null, in_context, t_end, g, t_prompt=None):
     return F.mse_loss(predicted, eps)
 
 
-def _tunable(network, tuning):
+def tunable(network, tuning):
+    """A copy of G or E as a pivot tunes it: all weights requiring gradients, or adapters of rank `tuning.lora`, levers pulled."""
     network, rank = copy.deepcopy(network).requires_grad_(True), tuning.lora
     if not rank:
         return tuning.levers.tuned(network)

@@ -51,7 +51,8 @@ STATEMENTS = (  # what the paper says of the arms: metric, arm, the arm it is he
 def verdicts(table):
     """The paper's statements beside the paired differences: reproduced, contradicted, or open where the interval holds zero.
 
-    A statement on a metric that was not measured is left out. Where the paper expects no effect, an interval that holds zero leaves it open, too: it does not show that there is none.
+    A statement on a metric that was not measured is left out. Where the paper expects no effect, an interval that holds zero leaves it
+    open, too: it does not show that there is none.
     """
     rows = []
     there = set(table.metric)

@@ -20,7 +20,7 @@ from nbconvert import HTMLExporter
 from traitlets.config import Config
 
 from lib import parameters, paths, record
-from lib.errors import NoSpaceError, RunError, WorkbookError
+from lib.errors import NoSpaceError, RunError, exit_status
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -182,22 +182,19 @@ def _arguments(words):
 def main(words=None):
     """The command; returns its exit status."""
     given = _arguments(words)
-    try:
-        if given.list:
-            return _list(given.notebook) or 0
-        notebook = parameters.find(given.notebook)
-        values = parameters.resolve(notebook, given.file, given.parameter)
-        if given.refresh:
-            print(f"refreshed {paths.shown(notebook)} (its record: {paths.shown(refresh(notebook))}/)")
-            return 0
-        folder, ran = run(notebook, values, given.force)
-        code = record.read(folder / record.FILE)["commit"]["id"] or "unknown commit"
-        print("finished" if ran else f"finished earlier with these parameters, at {code[:8]}; --force runs it again")
-        _report(notebook, folder)
-        return 0
-    except WorkbookError as error:
-        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
+    return exit_status(lambda: _list(given.notebook) if given.list else _obey(given))
+
+
+def _obey(given):
+    notebook = parameters.find(given.notebook)
+    values = parameters.resolve(notebook, given.file, given.parameter)
+    if given.refresh:
+        print(f"refreshed {paths.shown(notebook)} (its record: {paths.shown(refresh(notebook))}/)")
+        return
+    folder, ran = run(notebook, values, given.force)
+    code = record.read(folder / record.FILE)["commit"]["id"] or "unknown commit"
+    print("finished" if ran else f"finished earlier with these parameters, at {code[:8]}; --force runs it again")
+    _report(notebook, folder)
 
 
 if __name__ == "__main__":

@@ -111,6 +111,7 @@ def tune_arms(B, case, plan, arms=tuple(ARMS), prior=None, folder=None):
     """
     if strangers := [arm for arm in arms if arm not in ARMS]:
         raise RangeError(f"arm out of range: {strangers[0]!r}. Remedy: one of {', '.join(ARMS)}.")
+
     def aside(tuning, arm):  # four checkpoints at most of a long tuning: at full size each is 10 GB
         return replace(tuning, folder=str(Path(folder) / arm), every=max(tuning.every, tuning.steps // 4)) if folder else tuning
     shots, p = prepare(B, case.references, plan.recipe, seed=plan.textual.seed), case.prompt

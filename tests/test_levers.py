@@ -40,7 +40,7 @@ def test_a_lever_changes_rounding_only(B, shots, on, lora):
     """What tuning changed in G and E points the same way, and is as long, with the lever and without."""
     plain, pulled = tuned(B, shots, lora), tuned(B, shots, lora, **on)
     for k, field in enumerate("GE"):
-        start = vector(pivot._tunable(getattr(B, field), Tuning(lora=lora)))
+        start = vector(pivot.tunable(getattr(B, field), Tuning(lora=lora)))
         a, b = (vector(getattr(pair[k], field)) - start for pair in (plain, pulled))
         assert torch.nn.functional.cosine_similarity(a, b, dim=0) > (0.8 if on.get("bf16") else 0.999)
         assert (a.norm() / b.norm() - 1).abs() < 0.05

@@ -1,4 +1,5 @@
 """README says what the repository holds: its commands, its notebooks, and the recorded numbers."""
+import json
 import re
 
 import pandas as pd
@@ -34,6 +35,25 @@ def test_the_quality_is_the_recorded_one():
     table = re.search(r"<!-- quality -->\n(.*?)\n<!-- /quality -->", README, re.S).group(1)
     recorded = record.read(paths.RESULTS / "10_pretrain_tiny_system" / "record.json")["metrics"][0]
     assert table == show.markdown(quality.against_bars(recorded))
+
+
+def stored(start):
+    """The numbers of each row of the table that notebook 22 stores in the cell that begins so: row name -> floats."""
+    cells = json.loads((paths.NOTEBOOKS / "22_cost_of_a_person.ipynb").read_text())["cells"]
+    cell = next(c for c in cells if c["cell_type"] == "code" and "".join(c["source"]).startswith(start))
+    lines = "".join(cell["outputs"][0]["data"]["text/plain"]).splitlines()
+    rows = [re.split(r"\s{2,}", line.strip()) for line in lines]
+    return {row[0]: [float(x.replace(",", "")) for x in " ".join(row[1:]).split()] for row in rows if re.search(r"\d$", row[-1]) and len(row) > 1}
+
+
+def test_the_figures_of_the_full_size_are_those_that_notebook_22_counted():
+    memory, arithmetic, disk = (stored(start) for start in ("memory = cost.memory", "cost.expected(", "pivots"))
+    (_, bf16, checkpointing), adapters = memory["G, full weights"], memory["G, LoRA 8"][2]
+    assert f"at most {bf16} GB (of the 25.8" in README and f"{checkpointing} GB with `checkpointing` besides; {adapters} GB with adapters of rank 8" in README
+    tflop, seconds = (arithmetic["textual"][k] + arithmetic["model"][k] for k in (1, 2))
+    assert f"are {tflop:.0f} TFLOP, {seconds:.0f} s of an H200" in README
+    full, adapted = disk["full weights"][0], disk["LoRA 8"][0]
+    assert f"and {adapted:.0f} MB a person instead of {full / 1000:.1f} GB" in README
 
 
 def test_torch_is_pinned_as_everywhere():
