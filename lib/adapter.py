@@ -22,7 +22,7 @@ def hash_of(pictures):
 
 
 def save(folder, B_p, base, facts):
-    """Writes the pivot of `B_p` against its `base`: adapters as peft writes them, or the full weights that changed.
+    """Writes the pivot of `B_p` against its `base`: adapters as peft writes them, in half precision, or the full weights that changed.
 
     folder: written aside, then renamed; facts: token, class_noun, prompt, gamma, steps, seed, references (`hash_of`).
     Raises PivotError where a fact is missing, NoSpaceError where the disk is full.
@@ -35,7 +35,7 @@ def save(folder, B_p, base, facts):
         for name, field in FIELD.items():
             network = getattr(B_p, field)
             if isinstance(network, PeftModel):
-                network.save_pretrained(aside / name)
+                network.save_pretrained(aside / name, state_dict={k: v.half() for k, v in network.state_dict().items() if "lora_" in k})
             elif field in changed:
                 save_file(_changed(network, getattr(base, field)), aside / f"{name}.safetensors")
         facts["files"] = _digests(aside)

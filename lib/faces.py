@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from lib import align, checks, paths, people
+from lib import align, checks, paths, people, photograph
 from lib.errors import MissingPicturesError, PairingError, PersonCardError, PictureSizeError
 from lib.pictures import (SUFFIXES, load_picture, safe_name, save_picture, to_tensor,  # noqa: F401 (faces.to_uint8 is the
                           to_uint8, unreadable)  # name under which notebooks know them)
@@ -30,7 +30,7 @@ class PersonFolder:
     stems: list  # N names, of inputs and targets
     reference_captions: list | None = None  # R and N texts, where they are known
     captions: list | None = None
-    matrices: list | None = None  # N (2, 3) arrays, photograph to crop, where photographs were aligned: for pasting back
+    photographs: list | None = None  # N pairs where photographs were aligned: the file, and the (2, 3) array from it to the crop
 
 
 def read_card(folder):
@@ -126,13 +126,23 @@ def _crop(file, size, pack, root, choose):
     return align.resize(picture, size), None
 
 
-def load_person(folder, size=128, pack=None, choose="only", root=align.INSIGHTFACE):
+def _input(file, references, size, pack, root, choose, scorer):
+    """The crop of an input, and where it was cut; of several faces, the one that is the person by the references."""
+    picture = load_picture(file)
+    if choose != "person" or pack is None or len(align.find_faces(picture, pack, root)) < 2:
+        return _crop(file, size, pack, root, "only" if choose == "person" else choose)
+    found = photograph.find(picture, to_tensor(references), pack, scorer, size, file, root)
+    return align.warp(picture, found.matrices[found.person], size), found.matrices[found.person]
+
+
+def load_person(folder, size=128, pack=None, choose="only", root=align.INSIGHTFACE, scorer=None):
     """A person folder, checked whole before anything is aligned.
 
     Args: folder (`paths.given`) with references/*, inputs/*, targets/* (optional) and person.yaml; size of the crops; pack, None when
     the pictures are aligned square crops already, else the insightface pack (`align.pack_folder`) that aligns whole
-    photographs; choose, "only" or "largest" face; root of named packs. A target is aligned as its input is.
-    Returns a PersonFolder. Raises the errors of `read_card`, `list_pictures`, `load_picture`, `align.align`;
+    photographs; choose, "only" or "largest" face, or of several in an input "person", whom the recogniser `scorer` (the pack's own
+    unless given) finds by the references; root of named packs. A target is aligned as its input is.
+    Returns a PersonFolder. Raises the errors of `read_card`, `list_pictures`, `load_picture`, `align.align`, `photograph.find`;
     MissingPicturesError (folder, too few references), PairingError, PictureSizeError.
     """
     folder, size = paths.given(folder), checks.steps(size, "size", least=32)
@@ -147,11 +157,11 @@ def load_person(folder, size=128, pack=None, choose="only", root=align.INSIGHTFA
     if pack is not None:
         align.pack_folder(pack, root)
     _check_all(references, inputs, targets)
-    crops, matrices = zip(*[_crop(file, size, pack, root, choose) for file in inputs])
+    faces = [_crop(file, size, pack, root, "only" if choose == "person" else choose)[0] for file in references]
+    crops, matrices = zip(*[_input(file, faces, size, pack, root, choose, scorer) for file in inputs])
     clean = [_target(targets[file.stem], matrix, size) for file, matrix in zip(inputs, matrices)] if targets else None
-    faces = [_crop(file, size, pack, root, choose)[0] for file in references]
     return PersonFolder(**card, references=to_tensor(faces), inputs=to_tensor(list(crops)), stems=[file.stem for file in inputs],
-                        targets=to_tensor(clean) if clean else None, matrices=None if pack is None else list(matrices))
+                        targets=to_tensor(clean) if clean else None, photographs=None if pack is None else list(zip(inputs, matrices)))
 
 
 def _enough(count, where):

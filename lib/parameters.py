@@ -180,6 +180,9 @@ def _in_range(name, value):
     if last == "LEVERS":
         from lib import levers  # torch: two seconds that a run without this parameter need not wait for
         levers.of(value)
+    if last == "OTHERS":
+        from lib import photograph  # likewise
+        photograph.demand_others(value)
     if last == "GAMMA":
         return checks.fraction(name, value)
     if last == "RATE":

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 
+from lib.adapter import hash_of
 from lib.degrade import degrade
 from lib.errors import PivotError
 from lib.levers import resting
@@ -14,6 +15,7 @@ from lib.tune import tune
 
 AWAY = ("vae", "cleaner", "text_encoder")  # of no use to tuning once `prepare` and `embed` have been asked
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+ADAPTED = [*ATTENTION, "proj_in", "proj_out", "net.0.proj", "net.2", "conv1", "conv2", "conv_shortcut", "conv", "time_emb_proj"]
 AT_ONCE = 2 ** 20  # pixels encoded together: all of a tiny person, 4 pictures of 512 px (half a GB in each map)
 PUBLISHED_SHARE = 150 / 324  # the published code hands the first 150 of E's 324 tensors to its optimiser
 
@@ -34,6 +36,11 @@ class Shots:
 
     latents: torch.Tensor  # (N, C, h, w)
     hints: torch.Tensor  # (N, K, C, h, w)
+    source: str = ""  # what they were made of, by which checkpoints know them: a GPU need not encode to the same bytes twice
+
+    def known_by(self):
+        """What a checkpoint knows these shots by: their source, or the tensors themselves."""
+        return (self.source,) if self.source else (self.latents, self.hints)
 
     def draw(self, count, g):
         """Latents and hints (count, C, h, w) of pictures and degradations drawn by generator `g`."""
@@ -46,7 +53,8 @@ def prepare(B, pictures, recipe="tiny", degradations=8, seed=0):
     """Caches what tuning needs of pictures (N, 3, H, W) in [-1, 1]: their latents, and hints of `degradations` draws each."""
     seeds = lambda k: [seed + 1000 * k + n for n in range(len(pictures))]  # noqa: E731
     hints = [_in_parts(lambda x: B.encode(B.clean(x)), degrade(pictures, recipe, seeds(k))[0]) for k in range(degradations)]
-    return Shots(_in_parts(B.encode, pictures), torch.stack(hints, 1))
+    source = f"{hash_of(pictures)} {recipe} {degradations} {seed} {B.fingerprint('vae', 'cleaner')}"
+    return Shots(_in_parts(B.encode, pictures), torch.stack(hints, 1), source)
 
 
 def _in_parts(made, pictures):
@@ -70,10 +78,10 @@ def textual_pivot(B, shots, prompt, tuning, *, in_context=True, prior=None, prio
         if prior is not None:
             loss = loss + prior_weight * _eps_loss(inside, *prior.draw(tuning.batch, g), plain, null, in_context, t_end, g)
         return loss
-    others = () if prior is None else (prior.latents, prior.hints, torch.tensor(prior_weight))
+    others = () if prior is None else (*prior.known_by(), str(prior_weight))
     with resting(B, *AWAY, *(["G", "E"] if inside.E is not B.E else ["G"])):
-        tune(G, loss_of, tuning, "G in context" if in_context else "G alone", (shots.latents, shots.hints, text, *others))
-    return B.with_(G=G)
+        tune(G, loss_of, tuning, "G in context" if in_context else "G alone", (*shots.known_by(), prompt, *others, *(B.E.parameters() if in_context else ())))
+    return B.with_(G=settled(G))
 
 
 def model_pivot(B_p, shots, prompt, tuning, *, trained="all"):
@@ -95,10 +103,10 @@ def model_pivot(B_p, shots, prompt, tuning, *, trained="all"):
     null, text = B_p.embed(["", prompt])
     t_prompt = B_p.prompted_below(tuning.gamma)
     inside = B_p.with_(E=E, G=tuning.levers.frozen(B_p.G))
-    around = shots.latents, shots.hints, text, *B_p.G.parameters()
+    around = *shots.known_by(), prompt, *B_p.G.parameters()
     with resting(B_p, *AWAY, *(["G", "E"] if inside.G is not B_p.G else ["E"])):
         tune(E, lambda g: _eps_loss(inside, *shots.draw(tuning.batch, g), text, null, True, None, g, t_prompt), tuning, "E", around)
-    return B_p.with_(E=E)
+    return B_p.with_(E=settled(E))
 
 
 def demand_part(trained, lora):
@@ -121,14 +129,25 @@ def _eps_loss(B, x0, hint, text, null, in_context, t_end, g, t_prompt=None):
 
 
 def tunable(network, tuning):
-    """A copy of G or E as a pivot tunes it: all weights requiring gradients, or adapters of rank `tuning.lora`, levers pulled."""
+    """A copy of G or E as a pivot tunes it: all weights requiring gradients, or adapters of rank `tuning.lora`, levers pulled.
+
+    Adapters lie on every layer of the blocks: on attention alone they bring little of the identity, even at a rank as large on disk.
+    """
     network, rank = copy.deepcopy(network).requires_grad_(True), tuning.lora
     if not rank:
         return tuning.levers.tuned(network)
     with torch.random.fork_rng():  # peft draws adapters from the global generator
         torch.manual_seed(tuning.seed)
-        adapters = LoraConfig(r=rank, lora_alpha=rank, target_modules=ATTENTION, init_lora_weights="gaussian")
+        adapters = LoraConfig(r=rank, lora_alpha=rank, target_modules=ADAPTED, init_lora_weights="gaussian")
         return tuning.levers.tuned(get_peft_model(network, adapters))
+
+
+def settled(network):
+    """A tuned network whose adapters, if it has some, are rounded to the half precision in which they are kept; in place."""
+    for name, weight in network.named_parameters():
+        if "lora_" in name:
+            weight.data = weight.half().to(weight.dtype)
+    return network
 
 
 def published_tensors(E):

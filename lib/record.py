@@ -17,6 +17,8 @@ from lib import paths
 from lib.errors import RecordError
 
 FILE = "record.json"
+FRESH = Path("/proc/self/clear_refs")  # where Linux lets a process forget its peak
+_forgotten = [0]  # peaks that were forgotten, the highest last
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy", "pillow", "scikit-image", "insightface", "onnxruntime")
 FIELDS = ("notebook", "parameters", "seed", "device", "versions", "commit", "seconds", "peak_memory", "metrics")
 
@@ -30,7 +32,7 @@ class Record:
 
     def __init__(self, notebook, parameters, seed, device):
         self.notebook, self.parameters, self.seed, self.device = notebook, dict(parameters), seed, device
-        self.seconds, self.metrics = {}, []
+        self.seconds, self.metrics, self.loaded = {}, [], {}  # loaded: name -> hash of the weights that were used
 
     @contextmanager
     def stage(self, name):
@@ -51,8 +53,8 @@ class Record:
         Raises RecordError for NaN, infinity or a value that JSON does not have, NoSpaceError.
         """
         own = {"notebook": self.notebook, "parameters": self.parameters, "seed": self.seed, "device": self.device,
-               "versions": versions(), "commit": commit(), "seconds": self.seconds,
-               "peak_memory": peak_memory(), "metrics": self.metrics}
+               "versions": versions(), "commit": commit(), "loaded": self.loaded,
+               "seconds": self.seconds, "peak_memory": peak_memory(), "metrics": self.metrics}
         write_json(Path(folder or run_folder(self.notebook)) / FILE, own)
 
 
@@ -71,6 +73,22 @@ def versions():
 
 def peak_memory():
     """The most memory that this process ever held, in bytes."""
+    return max(_forgotten[-1], _held_at_most())
+
+
+def peak_during(work):
+    """The most memory that this process held while `work()` ran, in bytes; 0 where the system cannot tell (it is not Linux)."""
+    _forgotten.append(peak_memory())
+    try:
+        FRESH.write_text("5")
+    except OSError:
+        work()
+        return 0
+    work()
+    return _held_at_most()
+
+
+def _held_at_most():
     if sys.platform == "linux":  # whose ru_maxrss starts from what the parent held
         line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
         return 1024 * int(line.split()[1])

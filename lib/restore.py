@@ -7,18 +7,20 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from lib import checks
 from lib.errors import PictureError, PictureSizeError, SeedError
+from lib.levers import Levers
 
 BINOMIAL = torch.tensor([1.0, 2.0, 1.0]) / 4
 
 
 @torch.no_grad()
-def restore(B, degraded, prompt="", *, seeds, steps=50, gamma=0.0, w=1.0, colour_fix=True, batch=8, callback=None):
+def restore(B, degraded, prompt="", *, seeds, steps=50, gamma=0.0, w=1.0, colour_fix=True, batch=8, levers=Levers(), callback=None):
     """Restores pictures with B: eq. 8.
 
     degraded: (N, 3, H, W) RGB in [-1, 1], at the system's size; prompt: for G, "" for blind restoration
     (E always has the empty prompt); seeds: N integers, one CPU generator each; gamma in [0, 1]: the fraction of
     the schedule, from the noisy end, without the prompt; w: guidance, 1 is conditional alone, 0 unconditional alone;
-    callback(step, t, x_t, x_0) is told of every step of every batch. Returns (N, 3, H, W) in [-1, 1] on the CPU.
+    levers: of them, bf16 is of use here; callback(step, t, x_t, x_0) is told of every step of every batch.
+    Returns (N, 3, H, W) in [-1, 1] on the CPU.
     Raises RangeError for steps < 2 (a single one would start at the clean end) or more than the schedule has, gamma
     outside [0, 1] or w not finite, SeedError unless there are N seeds, PictureSizeError and PictureError for other pictures.
     """
@@ -27,7 +29,7 @@ def restore(B, degraded, prompt="", *, seeds, steps=50, gamma=0.0, w=1.0, colour
     checks.steps(batch, "batch", least=1)
     _check(B, degraded, seeds)
     parts = zip(degraded.split(batch), torch.as_tensor(seeds).split(batch))
-    out = [_restore_batch(B, part, prompt, s.tolist(), steps, gamma, w, colour_fix, callback) for part, s in parts]
+    out = [_restore_batch(B, part, prompt, s.tolist(), steps, gamma, w, colour_fix, levers, callback) for part, s in parts]
     return torch.cat(out).cpu()
 
 
@@ -42,7 +44,7 @@ def _check(B, degraded, seeds):
         raise SeedError(f"seeds {list(seeds)[:8]} for {len(degraded)} pictures. Remedy: give each picture one whole number >= 0.")
 
 
-def _restore_batch(B, degraded, prompt, seeds, steps, gamma, w, colour_fix, callback):
+def _restore_batch(B, degraded, prompt, seeds, steps, gamma, w, colour_fix, levers, callback):
     cleaned = B.clean(degraded)  # (N, 3, H, W)
     hint = B.encode(cleaned)  # (N, C, h, w)
     null, text = (B.embed([p]).expand(len(hint), -1, -1) for p in ("", prompt))  # (N, 40, D)
@@ -51,8 +53,9 @@ def _restore_batch(B, degraded, prompt, seeds, steps, gamma, w, colour_fix, call
     B.scheduler.set_timesteps(steps, device=B.device)
     t_end = B.prompted_below(gamma)
     for k, t in enumerate(B.scheduler.timesteps):
-        eps = guided_eps(B, x_t, t, text, null, hint, w if t < t_end else 0.0)
-        step = B.scheduler.step(eps, t, x_t, generator=generators)
+        with levers.autocast(B.device):
+            eps = guided_eps(B, x_t, t, text, null, hint, w if t < t_end else 0.0)
+        step = B.scheduler.step(eps.to(x_t), t, x_t, generator=generators)
         x_t = step.prev_sample
         if callback:
             callback(k, int(t), x_t, step.pred_original_sample)
@@ -61,7 +64,7 @@ def _restore_batch(B, degraded, prompt, seeds, steps, gamma, w, colour_fix, call
 
 
 @torch.no_grad()
-def imagine(B, prompt, seeds, steps=50, w=7.5, batch=4):
+def imagine(B, prompt, seeds, steps=50, w=7.5, batch=4, levers=Levers()):
     """Pictures that G alone makes of a prompt, without E, one a seed: (N, 3, H, W) in [-1, 1] on the CPU.
 
     For prior preservation (eq. 2): the class images of DreamBooth, at the guidance w that is usual for Stable Diffusion.
@@ -73,7 +76,8 @@ def imagine(B, prompt, seeds, steps=50, w=7.5, batch=4):
         x_t = randn_tensor((len(part), B.G.config.in_channels, side, side), generators, B.device)
         B.scheduler.set_timesteps(checks.steps(steps, least=2), device=B.device)
         for t in B.scheduler.timesteps:
-            away, near = (B.G(x_t, t, prompt.expand(len(part), -1, -1)).sample for prompt in (null, text))
+            with levers.autocast(B.device):
+                away, near = (B.G(x_t, t, prompt.expand(len(part), -1, -1)).sample.to(x_t) for prompt in (null, text))
             x_t = B.scheduler.step(away + w * (near - away), t, x_t, generator=generators).prev_sample
         made.append(B.decode(x_t).cpu())
     return torch.cat(made)

@@ -2,8 +2,11 @@
 import pandas as pd
 from scipy import stats
 
-from lib import metrics, show
+from lib import baselines, metrics, show
 from lib.study import ARMS
+
+PAPER = {"GFPGAN": 0.75, "CodeFormer": 0.76, "blind": 0.76, "dual pivot": 0.88}  # identity by ArcFace, Table I
+ROWS = ("input", *baselines.PUBLISHED, *ARMS)
 
 
 def per_person(table, metric):
@@ -22,7 +25,7 @@ def paired(table, metric, arm, against="blind"):
 def summary(table, against="blind"):
     """A row an arm: the mean of each metric, and the paired difference to `against` with its 95 % interval."""
     rows = []
-    for arm in [a for a in ("input", *ARMS) if a in set(table.arm)]:
+    for arm in [a for a in ROWS if a in set(table.arm)]:
         row = {"arm": arm}
         for metric in [m for m in metrics.TABLE if m in set(table.metric)]:  # without truth, identity alone
             row[metric] = per_person(table, metric)[arm].mean()
@@ -51,14 +54,14 @@ STATEMENTS = (  # what the paper says of the arms: metric, arm, the arm it is he
 def verdicts(table):
     """The paper's statements beside the paired differences: reproduced, contradicted, or open where the interval holds zero.
 
-    A statement on a metric that was not measured is left out. Where the paper expects no effect, an interval that holds zero leaves it
+    A statement on a metric or an arm that was not measured is left out. Where the paper expects no effect, an interval that holds zero leaves it
     open, too: it does not show that there is none.
     """
     rows = []
-    there = set(table.metric)
+    there, arms = set(table.metric), set(table.arm)
     for metric, arm, against, sign, words in STATEMENTS:
         metric = "lpips" if metric == "perceptual" and "lpips" in there else metric  # the paper's own, at other sizes than 128 px
-        if metric not in there:
+        if metric not in there or not {arm, against} <= arms:
             continue
         mean, low, high = paired(table, metric, arm, against)
         side = 1 if low > 0 else -1 if high < 0 else 0  # one person has no interval: open

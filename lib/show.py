@@ -81,6 +81,24 @@ def intervals(summary, arms, labels):
     return figure
 
 
+def bars(table, label, lines):
+    """A group of bars a row of a table, a colour a column, with named lines across them. Returns a matplotlib figure.
+
+    table: numbers; label: of their axis; lines: name -> where.
+    """
+    figure, axis = plt.subplots(figsize=(9, 0.2 * table.size + 0.9), dpi=DPI, layout="constrained")
+    table[::-1].plot.barh(ax=axis, width=0.75, legend=len(table.columns) > 1, fontsize=8)
+    for name, x in lines.items():
+        axis.axvline(x, color="0.3", lw=0.8, ls="--")
+        axis.annotate(name, (x, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8)
+    axis.set_xlabel(label, fontsize=8)
+    axis.set_ylabel("")
+    if axis.get_legend():
+        axis.legend(fontsize=8, reverse=True)
+    plt.close(figure)
+    return figure
+
+
 def claim(words, holds, strict=True):
     """Prints a claim, or that it does not hold here; where `strict`, as in the committed run, that is an AssertionError."""
     assert holds or not strict, f"no longer holds: {words}"

@@ -5,11 +5,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 import torch
+from tqdm.auto import tqdm
 
-from lib import adapter, checks, identity, metrics, paths, people
+from lib import adapter, baselines, checks, identity, metrics, paths, people, photograph
 from lib.degrade import degrade
 from lib.errors import PackError, RangeError
-from lib.faces import open_person, to_tensor
+from lib.faces import load_picture, open_person, save_picture, to_tensor
 from lib.levers import alone
 from lib.pivot import AT_ONCE, class_prompt, demand_part, model_pivot, pivot_prompt, prepare, textual_pivot
 from lib.recipes import recipe_named
@@ -61,18 +62,19 @@ class Case:
     truth: torch.Tensor | None  # (S, 3, H, W)
     stems: list
     scorer: str | None = None  # the recogniser that knows such faces; people-r without it
+    photographs: list | None = None  # where they were aligned: file and matrix of each degraded picture
 
 
 def case(name, plan, size=128, pack=None, scorer=None):
     """The case of "people:SEED", whose test shots are degraded here, each with its own seed, or of a person folder.
 
-    pack: the insightface pack that aligns whole photographs; scorer: the recogniser of real faces, opened here, because
+    pack: the insightface pack that aligns whole photographs, among whose several faces the scorer finds the person; scorer: the recogniser of real faces, opened here, because
     it is needed only after the tuning. Raises the errors of `faces.open_person` and `identity.recogniser`, SplitError for a
     training person, on whom nothing may be measured.
     """
     if scorer:
         identity.recogniser(scorer)
-    who = open_person(name, size, pack=pack or None, references=plan.references, inputs=plan.shots)
+    who = open_person(name, size, pack=pack or None, references=plan.references, inputs=plan.shots, choose="person", scorer=scorer or None)
     if who.real and not scorer:
         raise PackError(f"No recogniser of real faces: {who.name} is real, and people-r knows drawn people only. Remedy: give SCORER "
                         "an insightface pack (buffalo_l) or a recogniser's .onnx file.")
@@ -81,7 +83,7 @@ def case(name, plan, size=128, pack=None, scorer=None):
         person = people.parse(name)
         people.require([person], person.split if person.split != "train" else "test")
         degraded, _ = degrade(who.targets, plan.recipe, [person.seed * 100 + k for k in range(plan.shots)])
-    return Case(who.name, pivot_prompt(who.class_noun), who.references, degraded, who.targets, who.stems, scorer or None)
+    return Case(who.name, pivot_prompt(who.class_noun), who.references, degraded, who.targets, who.stems, scorer or None, who.photographs)
 
 
 def prior_pictures(count, size=128):
@@ -98,9 +100,29 @@ def prior(B, case, plan):
     """
     if not plan.prior:
         return None
-    if case.scorer:
-        return prepare(B, imagine(B, class_prompt(case.prompt), list(range(plan.prior)), plan.steps), plan.recipe)
-    return prepare(B, prior_pictures(plan.prior, B.size), plan.recipe)
+    pictures = imagined(B, class_prompt(case.prompt), plan) if case.scorer else prior_pictures(plan.prior, B.size)
+    return prepare(B, pictures, plan.recipe)
+
+
+def imagined(B, prompt, plan):
+    """`plan.prior` pictures (N, 3, H, W) that G makes of a prompt, kept in `runs/imagined`: made once for all people of a class.
+
+    At full size 200 of them take twice the arithmetic of both pivots; an interruption keeps those that are done.
+    """
+    folder = paths.RUNS / "imagined" / f"{B.fingerprint()} {quote(prompt, safe=' ')} {plan.steps}"
+    files = [folder / f"{seed}.png" for seed in range(plan.prior)]
+    missing = [seed for seed, file in enumerate(files) if not file.is_file()]
+    for seeds in tqdm([missing[i:i + 4] for i in range(0, len(missing), 4)], desc=prompt, disable=plan.textual.quiet):
+        for seed, picture in zip(seeds, imagine(B, prompt, seeds, plan.steps, levers=plan.textual.levers)):
+            save_picture(files[seed], picture)
+    return to_tensor([load_picture(file) for file in files])
+
+
+def demand_arms(arms, needed=()):
+    """Raises RangeError for an unknown arm, or without one of those needed."""
+    if wrong := [arm for arm in arms if arm not in ARMS] or [f"no {arm}" for arm in needed if arm not in arms]:
+        raise RangeError(f"arm out of range: {wrong[0]!r}. Remedy: give some of {', '.join(ARMS)}"
+                         f"{', among them ' * bool(needed)}{' and '.join(needed)}.")
 
 
 def tune_arms(B, case, plan, arms=tuple(ARMS), prior=None, folder=None):
@@ -109,8 +131,7 @@ def tune_arms(B, case, plan, arms=tuple(ARMS), prior=None, folder=None):
     B: the blind system; case: the person; prior: `prepare`d generic people, or None; folder: where an interrupted
     tuning keeps what is done. Raises RangeError for an unknown arm.
     """
-    if strangers := [arm for arm in arms if arm not in ARMS]:
-        raise RangeError(f"arm out of range: {strangers[0]!r}. Remedy: one of {', '.join(ARMS)}.")
+    demand_arms(arms)
 
     def aside(tuning, arm):  # four checkpoints at most of a long tuning: at full size each is 10 GB
         return replace(tuning, folder=str(Path(folder) / arm), every=max(tuning.every, tuning.steps // 4)) if folder else tuning
@@ -144,13 +165,24 @@ def restore_arms(tuned, degraded, plan, batch=8, base=None):
     """
     S, K = len(degraded), plan.seeds
     batch = max(1, min(batch, AT_ONCE // degraded[0, 0].numel()))
-    options = dict(seeds=[1000 * k + s for k in range(K) for s in range(S)], steps=plan.steps, gamma=plan.gamma, w=plan.w, batch=batch)
+    options = dict(seeds=[1000 * k + s for k in range(K) for s in range(S)], steps=plan.steps, gamma=plan.gamma, w=plan.w, batch=batch, levers=plan.textual.levers)
     every = degraded.repeat(K, 1, 1, 1)
     restored, systems = {}, [system for system, _ in tuned.values()] + ([base] if base else [])
     for arm, (system, prompt) in tuned.items():
         with alone(system, systems):
             restored[arm] = restore(system, every, prompt, **options).unflatten(0, (K, S))
     return restored
+
+
+def whole(B, case, crops, plan, others="leave", pack=None):
+    """stem -> photograph (H, W, 3), uint8, with the person's restored crop of `crops` (S, 3, H, W) back in it; none without photographs.
+
+    others: "leave" other people in it, or restore them "blind" with B; pack finds them.
+    """
+    photograph.demand_others(others)
+    blind = (lambda crop: restore_arms({"": (B, "")}, crop, plan)[""][0]) if others == "blind" else None
+    return {stem: photograph.lay_back(load_picture(file), crops[s:s + 1], matrix, blind, pack)
+            for s, (stem, (file, matrix)) in enumerate(zip(case.stems, case.photographs or []))}
 
 
 def score(case, restored):
@@ -163,31 +195,31 @@ def score(case, restored):
     return rows
 
 
-def run(B, names, plan, folder, record, arms=tuple(ARMS), pack=None, scorer=None):
+def run(B, names, plan, folder, record, arms=tuple(ARMS), pack=None, scorer=None, others=baselines.NONE):
     """The study: every person tuned, restored and scored, one file each in `folder`, so that a rerun goes on where it stopped.
 
-    Every person is opened before the first is tuned. What was kept with another system, plan or scorer is measured anew.
+    others: the baselines, `baselines.opened`, whose restorations are further arms. Every person is opened before the first is tuned. What was kept with another system, plan or scorer is measured anew.
     Returns the tidy rows of all, and (case, restored) of the person tuned last, to be looked at.
     Raises RangeError without people, SplitError for people of two splits.
     """
     rows, shown, cases = [], None, [case(name, plan, B.size, pack, scorer) for name in checks.filled("people", list(names))]
     drawn = [people.parse(name) for name in names if name.startswith("people:")]
     people.require(drawn, drawn[0].split if drawn else "test")
-    around = f"{B.fingerprint()} {plan} {list(arms)} {scorer}"
+    around = f"{B.fingerprint()} {plan} {list(arms)} {scorer} {others.files or ''}".rstrip()
     for name, who in zip(names, cases):
         kept = Path(folder) / "people" / f"{quote(name, safe='').replace('%3A', '-')}.json"
         found = json.loads(kept.read_text()) if kept.is_file() else {}
         if found.get("around") != around or name == names[-1]:
-            shown = who, one(B, who, plan, record, arms, folder=kept.with_suffix(""))
+            shown = who, one(B, who, plan, record, arms, kept.with_suffix(""), others)
             write_json(kept, found := {"around": around, "rows": score(*shown)})
             paths.remove(kept.with_suffix(""))
         rows += found["rows"]
     return rows, shown
 
 
-def one(B, who, plan, record, arms=tuple(ARMS), folder=None):
+def one(B, who, plan, record, arms=tuple(ARMS), folder=None, others=baselines.NONE):
     """One person's restorations by each arm, `who` being the case; the seconds of both stages go to the record."""
     with record.stage("tuning"):
         tuned = tune_arms(B, who, plan, arms, prior(B, who, plan), folder)
     with record.stage("restoring"):
-        return restore_arms(tuned, who.degraded, plan, base=B)
+        return restore_arms(tuned, who.degraded, plan, base=B) | baselines.restore(others, who.degraded, plan.seeds, B.device)

@@ -155,10 +155,12 @@ class System:
         """The step of the schedule below which G has its prompt, (1 - gamma) T: in tuning and in sampling alike (eq. 8)."""
         return round((1 - gamma) * self.scheduler.config.num_train_timesteps)
 
-    def fingerprint(self):
-        """First 16 hex digits of the SHA-256 of every weight: what a pivot must find again."""
+    def fingerprint(self, *parts):
+        """First 16 hex digits of the SHA-256 of every weight, or of those of the named parts: what a pivot must find again."""
         digest = hashlib.sha256()
         for name, module in self.modules().items():
+            if parts and name not in parts:
+                continue
             for key, tensor in sorted(module.state_dict().items()):
                 digest.update(f"{name}.{key}".encode() + tensor.detach().cpu().float().numpy().tobytes())
         return digest.hexdigest()[:16]

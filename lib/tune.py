@@ -44,7 +44,7 @@ def tune(network, loss_of, tuning, name, around=()):
 
     Shows a progress bar with the time left. With `tuning.folder`, writes checkpoints to `name`.pt there, and resumes from
     one: each step has its own generator, so the end is the same. Ctrl-C finishes the step and keeps it.
-    around: the tensors that the loss is made of, by which a checkpoint knows its person, prompt and pivot.
+    around: what the loss is made of, texts and tensors, by which a checkpoint knows its person, prompt and pivot.
     Raises PivotError where a checkpoint was made with other settings, from other tensors, or is beyond `tuning.steps`.
     """
     weights = [p for p in network.parameters() if p.requires_grad]
@@ -83,11 +83,11 @@ def interruption():
         signal.signal(signal.SIGINT, previous)
 
 
-def _settings(tuning, tensors):
+def _settings(tuning, around):
     kept = asdict(tuning)
     digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().numpy().tobytes())
+    for one in around:
+        digest.update(one.encode() if isinstance(one, str) else one.detach().cpu().numpy().tobytes())
     return {k: kept[k] for k in ("lr", "batch", "gamma", "lora", "seed")} | {"around": digest.hexdigest()[:16]}
 
 

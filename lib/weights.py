@@ -32,6 +32,7 @@ PUBLISHED = {  # file: (about how large, where)
     "face_full_v1.ckpt": ("6.9 GB", DIFFBIR), "face_swinir_v1.ckpt": ("0.1 GB", DIFFBIR), "codeformer_swinir.ckpt": ("0.1 GB", DIFFBIR_V2),
 }
 TRAINERS = ("pytorch_lightning.", "lightning.", "numpy.", "omegaconf.")  # whose leftovers lie in published checkpoints beside the weights
+NESTS = ("state_dict", "params_ema", "params")  # under which trainers put the weights: Lightning, and BasicSR
 DISGUISES = {b"version https://git-lfs": "a Git LFS pointer, not the weights: fetch with git lfs", b"<": "a web page, not the weights"}
 
 
@@ -48,7 +49,7 @@ class Inert:
 def read(file):
     """The tensors of a file by name, mapped from the disk where the format allows it.
 
-    Args: file, a `.safetensors` or any file of `torch.save`; a nested `state_dict` and a leading `module.` are taken off.
+    Args: file, a `.safetensors` or any file of `torch.save`; a nest such as `state_dict` and a leading `module.` are taken off.
     Raises WeightsError: missing, truncated, no weights at all, or a pickle that would run code. Nothing of the pickle is ever run:
     safetensors, or torch's own restricted reader, in which what trainers (Lightning, NumPy, OmegaConf) left behind is inert.
     """
@@ -62,8 +63,8 @@ def read(file):
     except Exception as error:  # torch, pickle, zipfile and safetensors each raise their own
         raise WeightsError(f"unreadable weights: {file} ({_why(file, error)}){_published(file)}. "
                            "Remedy: the file is truncated, half-downloaded or damaged; fetch it again.") from error
-    while isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
+    while isinstance(state, dict) and (inner := [state[key] for key in NESTS if isinstance(state.get(key), dict)]):
+        state = inner[0]
     tensors = {str(k).removeprefix("module."): v for k, v in state.items() if torch.is_tensor(v)} if isinstance(state, dict) else {}
     if not tensors:
         raise WeightsError(f"no weights: {file} holds no named tensors. Remedy: give one of {', '.join(PUBLISHED)}.")

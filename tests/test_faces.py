@@ -256,7 +256,7 @@ def test_a_folder_loads_in_natural_order_with_targets_beside_inputs(folder):
     levels = [10, 20, 100]
     for part in (person.references, person.inputs, person.targets):
         assert part.shape == (3, 3, 32, 32) and faces.to_uint8(part)[:, 0, 0, 0].tolist() == levels
-    assert person.stems == ["i1", "i2", "i10"] and person.matrices is None
+    assert person.stems == ["i1", "i2", "i10"] and person.photographs is None
     assert (person.name, person.class_noun, person.real) == ("Ada", "woman", True)
 
 
@@ -428,7 +428,7 @@ def test_a_folder_of_whole_photographs_is_aligned_with_its_targets(folder, pack)
     for crop in (*faces.to_uint8(person.references), *faces.to_uint8(person.inputs)):
         assert np.abs(centres(crop, goal) - goal).max() < 1
     bare = np.abs(faces.to_uint8(person.targets)[1].astype(int) + faces.to_uint8(person.inputs)[1] - 255)[32:, 32:96]
-    assert bare.max() <= 1 and len(person.matrices) == 3  # the negative target went through its input's own matrix
+    assert bare.max() <= 1 and len(person.photographs) == 3  # the negative target went through its input's own matrix
 
 
 @pytest.mark.parametrize("name", ["buffalo_l", "/no/such/pack"])

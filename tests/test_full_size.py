@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from test_convert import files, hub, originals  # noqa: F401 (fixtures)
 from tiny_pack import write_recogniser
 
-from lib import adapter, cost, levers, metrics, parameters, paths, pivot, published, results, run, study, system, weights
-from lib.errors import PivotError, RangeError, WeightsError
-from lib.faces import save_picture
+from lib import adapter, baselines, clock, cost, levers, metrics, parameters, paths, people, pivot, published, record, results, run, study, system, weights
+from lib.errors import PivotError, RangeError, RecordError, WeightsError
+from lib.faces import load_picture, save_picture
 from lib.restore import imagine
 from lib.tune import Tuning
 
@@ -25,7 +25,7 @@ SIZE = 64
 BLOCK = re.search(r"<!-- full -->\n```bash\n(.*?)```\n<!-- /full -->", (paths.ROOT / "README.md").read_text(), re.S).group(1)
 COMMANDS = [shlex.split(line) for line in BLOCK.replace("\\\n", "").splitlines() if line and not line.startswith("#")]
 SMALLER = {"DEVICE": "cpu", "TEXTUAL_STEPS": 3, "MODEL_STEPS": 2, "SAMPLING_STEPS": 3, "PRIOR": 2, "TIMED_STEPS": 1, "ROUNDS": 1}
-IN_PLACE = {"path/to/somebody": "somebody", "buffalo_l": "pack.onnx", "weights/": "weights/"}
+IN_PLACE = {"path/to/somebody": "somebody", "path/to/photographs": "photographs", "buffalo_l": "pack.onnx", "weights/": "weights/"}
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,20 @@ def home(files, tmp_path_factory):  # noqa: F811
             save_picture(at / "somebody" / part / f"{k}.png", picture)
     card = {"name": "somebody", "class_noun": "woman", "real": True, "source": "drawn by a test", "terms": "CC0"}
     (at / "somebody" / "person.yaml").write_text(json.dumps(card))
+    photographs_of(people.people_of("test", 2, start=40), at / "photographs", card)
     write_recogniser(at / "pack.onnx", np.random.default_rng(0).normal(size=(3 * 112 * 112, 8)))
     return at
+
+
+def photographs_of(two, folder, card):
+    """Whole photographs of the first of two drawn people; in the input both are."""
+    drawn = [people.render([(person, person.shot(k)) for k in range(4)], 160).pictures for person in two]
+    framed = [np.pad(picture, ((50, 50), (40, 40), (0, 0)), constant_values=120) for picture in drawn[0]]
+    for k, picture in enumerate(framed[:3]):
+        save_picture(folder / "references" / f"{k}.png", picture, synthetic=False)
+    both = np.concatenate([np.pad(drawn[1][3], ((50, 50), (40, 40), (0, 0)), constant_values=120), framed[3]], 1)
+    save_picture(folder / "inputs" / "party.png", both, synthetic=False)
+    (folder / "person.yaml").write_text(json.dumps(card))
 
 
 def here(word, home):
@@ -64,6 +76,9 @@ def done(files, home):  # noqa: F811
     for words in COMMANDS:
         if words[:2] == ["hf", "download"]:
             download(words[2:], files, home)
+        elif words[0] == "curl":  # nothing is fetched, so that the tables have to say what is absent
+            arm = next(arm for arm, (file, *_) in baselines.PUBLISHED.items() if words[-2] == f"weights/baselines/{file}")
+            assert words[-3] == "-o" and words[-1] == baselines.PUBLISHED[arm][2]
         elif words[:3] == ["python", "-m", "lib.convert"]:
             command = [sys.executable, *(here(word, home) for word in words[1:]), "--size", str(SIZE)]
             subprocess.run(command, cwd=paths.ROOT, check=True, env=environment, capture_output=True)
@@ -75,7 +90,9 @@ def done(files, home):  # noqa: F811
 
 def executed(words, home):
     notebook = parameters.find(words[0])
-    smaller = {"SYSTEM": home / "weights" / "sd21-diffbir", **SMALLER}
+    smaller = {"SYSTEM": home / "weights" / "sd21-diffbir", "BASELINES": home / "weights" / "baselines", **SMALLER}
+    if "ALIGNER" in words:
+        smaller |= {"ALIGNER": "people", "SCORER": "people"}  # the shipped pack, which knows the faces of these photographs
     typed = [["-p", name, str(value)] for name, value in smaller.items() if name in parameters.declared(notebook)]
     words = [here(word, home) if not word.startswith("params/") else str(paths.ROOT / word) for word in words] + sum(typed, [])
     assert run.main(words) == 0
@@ -86,7 +103,7 @@ def executed(words, home):
 
 
 def test_every_command_of_readme_runs_at_reduced_width(done):
-    names = ["00_start_here", "03_dual_pivot_ablation", "00_start_here", "00_start_here", "22_cost_of_a_person"]
+    names = ["00_start_here", "03_dual_pivot_ablation", *["00_start_here"] * 3, "22_cost_of_a_person"]
     assert [one.notebook for one in done] == names
 
 
@@ -111,6 +128,26 @@ def test_both_pivots_are_tuned_restored_and_measured(done, home):
 def test_why_there_is_no_perceptual_metric_is_said(done):
     absent = metrics.story_of(SIZE)[1]
     assert not absent or all("no perceptual metric: people-p reads 128 px, not 64" in one.text for one in done[:4])
+
+
+def test_absent_baselines_say_so_in_the_tables(done):
+    for one in done[:5]:
+        for file, size, place in baselines.PUBLISHED.values():
+            assert f"{file} ({size}, {place})" in one.text
+    assert not {row["arm"] for one in done[:5] for row in one.metrics} & set(baselines.PUBLISHED)
+
+
+def test_what_was_loaded_is_in_the_record(done, home):
+    B = system.load(home / "weights" / "sd21-diffbir")
+    assert all(one.loaded == {"system": B.fingerprint()} for one in done[:5])
+
+
+def test_the_person_is_laid_back_into_a_photograph_and_others_are_restored_blind(done, home):
+    made = load_picture(done[4].folder / "restored" / "party-whole.png").astype(int)
+    given = load_picture(home / "photographs" / "inputs" / "party.png").astype(int)
+    changed = np.abs(made - given).max(2)[70:190]
+    assert made.shape == given.shape and done[4].parameters["OTHERS"] == "blind"
+    assert (changed[:, 60:180] > 0).mean() > 0.9 and (changed[:, 300:420] > 0).mean() > 0.9 and not changed[:, :20].any()
 
 
 def test_the_six_arms_run(done):
@@ -139,6 +176,13 @@ def test_the_paper_s_settings_are_in_the_file():
                   DEVICE="cuda", SYSTEM="weights/sd21-diffbir")
     assert wanted.items() <= found.items() and found["PRIOR"] > 0
     assert found == parameters.from_file(paths.PARAMS / "full.yaml", parameters.find("03_dual_pivot_ablation"))
+    assert not found.get("LORA") and parameters.from_file(paths.PARAMS / "full_adapters.yaml", notebook)["LORA"] == 3
+
+
+def test_adapters_of_one_person_are_at_most_ten_megabytes():
+    B = cost.full_size()
+    kept = sum(2 * p.numel() for network in (B.G, B.E) for p in pivot.tunable(network, Tuning(lora=3)).parameters() if p.requires_grad)
+    assert 8e6 < kept < 1e7
 
 
 # ---- what full size asks of the library ----
@@ -237,7 +281,7 @@ def test_what_a_multiply_add_counts_and_what_is_kept(monkeypatch):
     layer, x = torch.nn.Linear(8, 4), torch.zeros(2, 8)
     assert cost._counted(lambda: layer(x)) * 1e12 == 2 * 2 * 8 * 4
     B = tiny_system.build()
-    tuned = cost._tuned(B, "G")
+    tuned = cost.tuned(B, "G")
     assert 0 < cost._kept(tuned.with_(G=cost._checkpointed(tuned.G))) < cost._kept(tuned)
 
 
@@ -249,9 +293,9 @@ def test_random_weights_of_full_size_run_where_there_is_storage(monkeypatch):
     monkeypatch.setattr(cost, "SwinIR", lambda: tiny_system.build().cleaner)
     B = cost.full_size("cpu")
     assert isinstance(B.G, UNet2DConditionModel) and isinstance(B.vae, AutoencoderKL) and B.size == SIZE
-    table = cost.timed(B, tiny_system.pictures(3), {"ours": {}, "LoRA": {"lora": 2}}, Tuning(steps=1, batch=1), 1, "E")
+    table = clock.timed(B, tiny_system.pictures(3), {"ours": {}, "LoRA": {"lora": 2}}, Tuning(steps=1, batch=1), 1, "E")
     assert list(table.index) == ["plain loop", "ours", "LoRA"] and table.loc["plain loop", "plain loop / this"] == 1 and bool((table > 0).to_numpy().all())
-    assert list(cost.restoring(B, tiny_system.pictures(1), 2, (1, 2)).index) == ["restoration, 1 at once", "restoration, 2 at once"]
+    assert list(clock.restoring(B, tiny_system.pictures(1), 2, (1, 2)).index) == ["1 at once", "2 at once", "1 at once, bf16", "2 at once, bf16"]
 
 
 def test_the_plain_loop_takes_the_same_step():
@@ -262,7 +306,7 @@ def test_the_plain_loop_takes_the_same_step():
     null, text = B.embed(["", prompt]).split(1)
     x0, hint = shots.draw(1, g := torch.Generator().manual_seed(3))
     assert torch.equal(hint[0], shots.hints[0, 0]) and x0.shape == (1, 4, 8, 8)
-    loss = cost._plain_loss(B, x, x, prompt, Tuning(batch=1), torch.Generator().manual_seed(3))
+    loss = clock._plain_loss(B, x, x, prompt, Tuning(batch=1), torch.Generator().manual_seed(3))
     g = torch.Generator().manual_seed(3)
     torch.randint(1, (1,), generator=g), torch.randn(x0.shape, generator=g)  # which picture; the posterior's draw
     eps, t = torch.randn(x0.shape, generator=g), torch.randint(1000, (1,), generator=g)
@@ -270,5 +314,39 @@ def test_the_plain_loop_takes_the_same_step():
     assert torch.allclose(loss, ours, atol=1e-4)
 
 
-def test_a_gpu_run_that_was_not_recorded_is_not_invented(tmp_path):
-    assert "has been recorded" in cost.recorded(tmp_path / "none.json")
+def test_what_was_recorded_is_shown_part_by_part(tmp_path):
+    record.write_json(tmp_path / "record.json", dict.fromkeys(record.FIELDS, {}) | {"metrics": [
+        dict(card="cpu", part="textual step", way="ours", seconds=2.0), dict(card="cpu", part="restoration", way="1 at once", peak=3.0)]})
+    table = clock.recorded(tmp_path / "record.json", "textual step")
+    assert table.to_dict("index") == {"ours": {"card": "cpu", "seconds": 2.0}}
+    with pytest.raises(RecordError, match="No record"):
+        clock.recorded(tmp_path / "none.json", "textual step")
+
+
+def test_class_pictures_are_imagined_once_for_a_class(monkeypatch, tmp_path):
+    B, asked, real = tiny_system.build(), [], study.imagine
+    monkeypatch.setattr(paths, "RUNS", tmp_path)
+
+    def counted(B, prompt, seeds, *args, **options):
+        asked.extend(seeds)
+        if len(asked) == 8:
+            raise KeyboardInterrupt
+        return real(B, prompt, seeds, *args, **options)
+    monkeypatch.setattr(study, "imagine", counted)
+    plan = study.Plan(prior=7, steps=3, textual=Tuning(quiet=True))
+    with pytest.raises(KeyboardInterrupt):
+        asked.append(-1)
+        study.imagined(B, "a photo of a man", plan)
+    made = study.imagined(B, "a photo of a man", plan)
+    assert made.shape == (7, 3, SIZE, SIZE) and asked == [-1, 0, 1, 2, 3, 4, 5, 6, 4, 5, 6]  # what was done before the interruption is kept
+    assert torch.equal(made, study.imagined(B, "a photo of a man", plan)) and len(asked) == 11
+    study.imagined(B, "a photo of a woman", plan)
+    study.imagined(B.with_(G=tiny_system.build(seed=1).G), "a photo of a man", plan)
+    assert len(asked) == 11 + 2 * 7  # another class, another G
+
+
+def test_bf16_restores_the_same_picture_but_for_rounding():
+    from lib.restore import restore
+    B, x = tiny_system.build(), tiny_system.pictures(2, 1)
+    plain, rounded = (restore(B, x, seeds=[0, 1], steps=4, levers=levers.of(words)) for words in ("", "bf16"))
+    assert rounded.dtype == torch.float32 and 0 < (plain - rounded).abs().mean() < 0.02

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from lib import align, people, photograph
-from lib.errors import FaceError, NoFaceError, NotThePersonError
-from lib.faces import to_tensor
+from lib import align, people, photograph, study
+from lib.errors import FaceError, NoFaceError, NotThePersonError, SeveralFacesError
+from lib.faces import load_person, save_picture, to_tensor
 
 SIZE = 128
 
@@ -65,6 +65,55 @@ def test_others_are_left_or_restored_blind_and_the_person_always_lies_on_top(sce
     both = restored(scene, painted((0.0, 255.0, 0.0)), painted((0.0, 0.0, 255.0)), others="blind")[0]
     assert both[140, 100].tolist() == [0, 255, 0] and both[150, 370].tolist() == [0, 0, 255]
     assert np.abs(restored(scene)[0].astype(int) - scene[0]).mean() < 0.5
+
+
+def test_a_restored_crop_is_laid_back_where_it_was_cut_with_others_left_or_restored(scene):
+    photo, references = scene
+    found = photograph.find(photo, references, "people", size=SIZE)
+    assert found.person == 1 and found.alike.argmax() == 1 and found.crops.shape == (2, 3, SIZE, SIZE)
+    green = torch.tensor([0.0, 255.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, SIZE, SIZE) / 127.5 - 1
+    left = photograph.lay_back(photo, green, found.matrices[1])
+    assert left[140, 100].tolist() == [0, 255, 0] and np.array_equal(left[:, 250:], photo[:, 250:])
+    both = photograph.lay_back(photo, green, found.matrices[1], painted((0.0, 0.0, 255.0)), "people")
+    assert both[140, 100].tolist() == [0, 255, 0] and both[150, 370].tolist() == [0, 0, 255]
+    assert np.array_equal(both, restored(scene, painted((0.0, 255.0, 0.0)), painted((0.0, 0.0, 255.0)), others="blind")[0])
+
+
+def folder_of(scene, where):
+    """A person folder of whole photographs: references of her alone, one input with somebody else in it and one without."""
+    photo, _ = scene
+    one = people.people_of("test", 1, start=40)[0]
+    for k, picture in enumerate(people.render([(one, one.shot(k)) for k in (3, 4, 5)], 160).pictures):
+        save_picture(where / "references" / f"{k}.png", np.pad(picture, ((40, 40), (40, 40), (0, 0)), constant_values=120), False)
+    alone = photo.copy()
+    alone[:, 250:] = 120
+    for name, picture in (("both", photo), ("alone", alone)):
+        save_picture(where / "inputs" / f"{name}.png", picture, False)
+    (where / "person.yaml").write_text("{name: ada, class_noun: woman, real: false}")
+    return where
+
+
+def test_of_several_faces_in_an_input_the_person_is_restored_and_laid_back(scene, tmp_path):
+    folder = folder_of(scene, tmp_path / "ada")
+    with pytest.raises(SeveralFacesError):
+        load_person(folder, SIZE, "people")
+    who = study.case(str(folder), study.Plan(shots=2), SIZE, pack="people", scorer="people")
+    assert who.stems == ["alone", "both"] and (who.degraded[0] - who.degraded[1]).abs().mean() < 0.02  # she, in both
+    crops = torch.tensor([250.0, 20.0, 60.0]).view(1, 3, 1, 1).expand(2, 3, SIZE, SIZE) / 127.5 - 1
+    whole = study.whole(None, who, crops, None, "leave", "people")
+    assert list(whole) == who.stems and all(photo.shape == scene[0].shape for photo in whole.values())
+    assert np.abs(whole["both"][140, 100].astype(int) - [250, 20, 60]).max() <= 2 and np.array_equal(whole["both"][:, 250:], scene[0][:, 250:])
+
+
+def test_others_by_the_blind_system(scene, tmp_path, monkeypatch):
+    who = study.case(str(folder_of(scene, tmp_path / "ada")), study.Plan(shots=2), SIZE, pack="people", scorer="people")
+    asked = []
+    monkeypatch.setattr(study, "restore_arms", lambda arms, crops, plan: asked.append(arms) or {"": -torch.ones(1, *crops.shape)})
+    whole = study.whole("B", who, who.degraded, "plan", "blind", "people")
+    assert asked == [{"": ("B", "")}]  # the one other face of the two photographs, without a prompt
+    assert whole["both"][150, 370].tolist() == [0, 0, 0] and np.abs(whole["both"].astype(int) - scene[0])[60:220, 20:180].mean() < 4
+    with pytest.raises(FaceError, match="Remedy"):
+        study.whole("B", who, who.degraded, "plan", "everybody", "people")
 
 
 def test_nobody_and_somebody_else_are_named(scene):

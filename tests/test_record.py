@@ -16,6 +16,7 @@ def one(folder, psnr=(20.0, 21.0), seed=7):
     made = record.Record("03_arms", {"STEPS": 50, "GAMMA": 0.5}, seed=seed, device="cpu")
     for shot, value in enumerate(psnr):
         made.add(picture=f"people:9/{shot}", arm="dual", psnr=value)
+    made.loaded["system"] = "0123456789abcdef"
     made.write(folder)
     return folder / record.FILE
 
@@ -25,7 +26,7 @@ def test_a_record_reads_back_as_it_was_written(tmp_path):
     assert found["parameters"] == {"STEPS": 50, "GAMMA": 0.5} and found["seed"] == 7 and found["device"] == "cpu"
     assert found["versions"]["torch"] == torch.__version__
     assert [row["psnr"] for row in found["metrics"]] == [20.0, 21.0]
-    assert set(found) == set(record.FIELDS)
+    assert set(found) == {*record.FIELDS, "loaded"} and found["loaded"] == {"system": "0123456789abcdef"}
 
 
 def test_numbers_of_numpy_and_torch_become_plain(tmp_path):
