@@ -48,7 +48,7 @@ def load(folder, base):
     Raises PivotError where there is none, a fact or file is missing or damaged, or it was tuned on another base.
     """
     folder, facts = Path(folder), facts_of(folder, base)
-    parts = {field: _read(folder, name, getattr(base, field)) for name, field in FIELD.items() if field in facts["changed"]}
+    parts = {field: _read(folder, name, getattr(base, field)).to(base.device) for name, field in FIELD.items() if field in facts["changed"]}
     return base.with_(**parts).freeze(), facts
 
 
@@ -86,14 +86,14 @@ def _digests(folder):
 
 def _changed(network, original):
     before = original.state_dict()
-    return {k: v.contiguous().cpu() for k, v in network.state_dict().items() if not torch.equal(v, before[k])}
+    return {k: v.contiguous().cpu() for k, v in network.state_dict().items() if not torch.equal(v.cpu(), before[k].cpu())}
 
 
 def _read(folder, name, original):
     network = copy.deepcopy(original)
     if (folder / name).is_dir():
         with _reading(folder / name):
-            return PeftModel.from_pretrained(network, str(folder / name)).to(original.device)
+            return PeftModel.from_pretrained(network, str(folder / name))
     with _reading(folder / f"{name}.safetensors") as file:
         if strangers := network.load_state_dict(load_file(file), strict=False).unexpected_keys:
             raise ValueError(f"unknown tensors: {strangers[:3]}")

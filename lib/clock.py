@@ -11,7 +11,7 @@ from diffusers.optimization import get_scheduler
 from lib import checks, record
 from lib.cost import GB, tuned
 from lib.degrade import degrade
-from lib.levers import Levers
+from lib.levers import Levers, resting
 from lib.pivot import Shots, model_pivot, prepare, textual_pivot
 from lib.restore import restore
 from lib.system import RARE_TOKEN
@@ -45,11 +45,16 @@ def plain(B, pictures, degraded, prompt, tuning, part="G"):
     """The same step as the diffusers examples write it (train_dreambooth.py, train_controlnet.py): every step encodes its pictures and
     its prompt, clips gradients and asks a learning-rate schedule; E steers here as there. Seconds of each step, its first left out."""
     inside = tuned(B, part, tuning.lora)
+    with resting(B, part):  # the original, which its copy stands for
+        return _plain_steps(inside, pictures, degraded, prompt, tuning, part)
+
+
+def _plain_steps(inside, pictures, degraded, prompt, tuning, part):
     weights = [weight for weight in getattr(inside, part).parameters() if weight.requires_grad]
     optimiser, ticks = torch.optim.AdamW(weights, lr=tuning.lr), []
     schedule = get_scheduler("constant", optimizer=optimiser)
     for step in range(tuning.steps + 2):
-        ticks.append(_now(B.device))
+        ticks.append(_now(inside.device))
         g = torch.Generator().manual_seed(step)
         loss = _plain_loss(inside, pictures, degraded, prompt, tuning, g)
         loss.backward()
@@ -120,7 +125,6 @@ def _peak(device, work):
     return record.peak_during(work)
 
 
-def recorded(path, part):
-    """What a recorded run measured of a part, a row a way, its device in the first column. Raises the errors of `record.read`."""
-    table = pd.DataFrame([row for row in record.read(path)["metrics"] if row["part"] == part]).drop(columns="part")
-    return table.set_index("way").dropna(axis=1, how="all")
+def part_of(rows, part):
+    """The rows of a record that are of one part, "textual step", say: a table with a row a way."""
+    return pd.DataFrame([row for row in rows if row["part"] == part]).drop(columns=["part", "card"]).set_index("way")

@@ -41,11 +41,12 @@ def full_size(device="meta"):
 
 
 def parameters(B, ranks=(3, 8)):
-    """Weights of each part, and what one person's pivot is on disk (MB): full weights, or adapters of G and E, in half precision."""
+    """Weights of each part, and MB on disk of one person's pivot (full weights, or adapters in half precision) and of checkpoints."""
     count = {words: _count(getattr(B, part)) for part, words in PARTS.items()}
     pivots = {"full weights": 4 * (count["G"] + count["E"])} | {f"LoRA {rank}": 2 * sum(_count(one, True) for one in _adapted(B, rank)) for rank in ranks}
+    checkpoints = {f"checkpoint of {one}, full weights": 4 * (ADAM - 1) * count[one] for one in ("G", "E")}
     return (pd.DataFrame({"weights (million)": {name: f"{n / 1e6:.2f}" for name, n in count.items()}}),
-            pd.DataFrame({"MB a person": {name: f"{n / 1e6:,.1f}" for name, n in pivots.items()}}))
+            pd.DataFrame({"MB on disk": {name: f"{n / 1e6:,.1f}" for name, n in (pivots | checkpoints).items()}}))
 
 
 def _adapted(B, rank):
@@ -101,8 +102,8 @@ def memory(B, rank=3):
         learner, frozen = (4 * _count(getattr(system, one)) for one in (part, "E" if part == "G" else "G"))
         moments = 4 * (ADAM - 1) * _count(getattr(system, part), True)
         kept, fewer = graphs * _kept(system), graphs * _kept(system.with_(G=_checkpointed(system.G), E=_checkpointed(system.E)))
-        halved = 1.5 * learner + frozen / 2 + moments
-        rows.append({"tuned": what, "plain": learner + frozen + moments + kept, "bf16": halved + kept, "bf16 checkpointing": halved + fewer})
+        halved, again = 1.5 * learner + frozen / 2 + moments, learner / 2 * (graphs - 1) * bool(lora)  # autocast keeps copies of trained weights alone
+        rows.append({"tuned": what, "plain": learner + frozen + moments + kept, "bf16": halved + again + kept, "bf16 checkpointing": halved + fewer})
     return pd.DataFrame(rows).set_index("tuned") / GB
 
 

@@ -127,10 +127,10 @@ def _crop(file, size, pack, root, choose):
 
 
 def _input(file, references, size, pack, root, choose, scorer):
-    """The crop of an input, and where it was cut; of several faces, the one that is the person by the references."""
+    """The crop of an input, and where it was cut; with `choose` "person", of the face that is the person by the references."""
     picture = load_picture(file)
-    if choose != "person" or pack is None or len(align.find_faces(picture, pack, root)) < 2:
-        return _crop(file, size, pack, root, "only" if choose == "person" else choose)
+    if choose != "person" or pack is None:
+        return _crop(file, size, pack, root, choose)
     found = photograph.find(picture, to_tensor(references), pack, scorer, size, file, root)
     return align.warp(picture, found.matrices[found.person], size), found.matrices[found.person]
 
@@ -140,7 +140,7 @@ def load_person(folder, size=128, pack=None, choose="only", root=align.INSIGHTFA
 
     Args: folder (`paths.given`) with references/*, inputs/*, targets/* (optional) and person.yaml; size of the crops; pack, None when
     the pictures are aligned square crops already, else the insightface pack (`align.pack_folder`) that aligns whole
-    photographs; choose, "only" or "largest" face, or of several in an input "person", whom the recogniser `scorer` (the pack's own
+    photographs; choose, "only" or "largest" face, or in an input the "person", whom the recogniser `scorer` (the pack's own
     unless given) finds by the references; root of named packs. A target is aligned as its input is.
     Returns a PersonFolder. Raises the errors of `read_card`, `list_pictures`, `load_picture`, `align.align`, `photograph.find`;
     MissingPicturesError (folder, too few references), PairingError, PictureSizeError.

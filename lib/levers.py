@@ -45,6 +45,13 @@ class Levers:
             return network
         return self.tuned(copy.deepcopy(network).to(torch.bfloat16 if self.bf16 else network.dtype))
 
+    def sampling(self, B):
+        """The system to sample from: with bf16, copies of G and E in it, or autocast would cast their frozen weights at every step."""
+        if not self.bf16:
+            return B
+        half = {name: copy.deepcopy(network).to(torch.bfloat16) for name in ("G", "E") if isinstance(network := getattr(B, name), torch.nn.Module)}
+        return B.with_(**half)
+
 
 def of(words):
     """The Levers that are named in `words`, such as "bf16 channels_last"; "" for none. Raises RangeError for a word that is none."""
@@ -54,22 +61,26 @@ def of(words):
     return Levers(**dict.fromkeys(words.split(), True))
 
 
-def alone(B, others):
-    """Keeps every G and E of the systems `others` that is not also B's on the CPU while B works, and brings it back; nothing on a CPU."""
-    idle = [] if B.device.type == "cpu" else [one for other in others for one in (other.G, other.E) if one is not B.G and one is not B.E]
-    return _away(idle)
+def only(B, others=()):
+    """Brings G and E of B to its device, and every network of the systems `others` that is not also B's to the CPU; nothing on a CPU.
+
+    They stay there: whoever works with one of them next calls this first.
+    """
+    if B.device.type == "cpu":
+        return
+    for one in [network for other in others for network in (other.G, other.E) if network is not B.G and network is not B.E]:
+        one.to("cpu")
+    for one in (B.G, B.E):
+        one.to(B.device)
 
 
+@contextmanager
 def resting(B, *names):
     """Keeps parts of the system on the CPU while the others work, and brings them back.
 
     B: the system; names: fields of it ("vae", "cleaner", "text_encoder", ...).
     """
-    return _away([getattr(B, name) for name in names])
-
-
-@contextmanager
-def _away(parts):
+    parts = [getattr(B, name) for name in names]
     homes = {id(one): (one, one.device) for one in parts}
     for one, _ in homes.values():
         one.to("cpu")

@@ -116,7 +116,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def from_file(path, notebook):
-    """The parameters in a YAML file, without its header. Raises ParameterError."""
+    """The parameters in a YAML file, without its header; of a file for several notebooks, without those of the others. Raises ParameterError."""
     try:
         found = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
@@ -129,7 +129,9 @@ def from_file(path, notebook):
     meant = meant if isinstance(meant, list) else [meant]
     if notebook.stem not in meant:
         raise ParameterError(f"Params file is for {' and '.join(map(str, meant))}, not {notebook.stem}: {path}. Remedy: run that notebook with it.")
-    return found
+    own = declared(notebook)
+    others = {name for other in meant if other != notebook.stem for name in declared(find(other))}
+    return {name: value for name, value in found.items() if name in own or name not in others}  # `resolve` names what nobody has
 
 
 def from_text(text, kind):

@@ -80,7 +80,7 @@ def textual_pivot(B, shots, prompt, tuning, *, in_context=True, prior=None, prio
         return loss
     others = () if prior is None else (*prior.known_by(), str(prior_weight))
     with resting(B, *AWAY, *(["G", "E"] if inside.E is not B.E else ["G"])):
-        tune(G, loss_of, tuning, "G in context" if in_context else "G alone", (*shots.known_by(), prompt, *others, *(B.E.parameters() if in_context else ())))
+        tune(G, loss_of, tuning, "G in context" if in_context else "G alone", (*shots.known_by(), prompt, *others, *_weights(B, *(("G", "E") if in_context else "G"))))
     return B.with_(G=settled(G))
 
 
@@ -103,10 +103,15 @@ def model_pivot(B_p, shots, prompt, tuning, *, trained="all"):
     null, text = B_p.embed(["", prompt])
     t_prompt = B_p.prompted_below(tuning.gamma)
     inside = B_p.with_(E=E, G=tuning.levers.frozen(B_p.G))
-    around = *shots.known_by(), prompt, *B_p.G.parameters()
+    around = *shots.known_by(), prompt, *_weights(B_p, "G", "E")
     with resting(B_p, *AWAY, *(["G", "E"] if inside.G is not B_p.G else ["E"])):
         tune(E, lambda g: _eps_loss(inside, *shots.draw(tuning.batch, g), text, null, True, None, g, t_prompt), tuning, "E", around)
     return B_p.with_(E=settled(E))
+
+
+def _weights(B, *fields):
+    """What a checkpoint knows the base by: an adapter's own weights do not tell."""
+    return [weight for field in (*fields, "text_encoder") for weight in getattr(B, field).parameters()]
 
 
 def demand_part(trained, lora):

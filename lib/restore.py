@@ -28,6 +28,7 @@ def restore(B, degraded, prompt="", *, seeds, steps=50, gamma=0.0, w=1.0, colour
     gamma, w = checks.fraction("gamma", gamma), checks.finite("w", w)
     checks.steps(batch, "batch", least=1)
     _check(B, degraded, seeds)
+    B = levers.sampling(B)
     parts = zip(degraded.split(batch), torch.as_tensor(seeds).split(batch))
     out = [_restore_batch(B, part, prompt, s.tolist(), steps, gamma, w, colour_fix, levers, callback) for part, s in parts]
     return torch.cat(out).cpu()
@@ -69,6 +70,7 @@ def imagine(B, prompt, seeds, steps=50, w=7.5, batch=4, levers=Levers()):
 
     For prior preservation (eq. 2): the class images of DreamBooth, at the guidance w that is usual for Stable Diffusion.
     """
+    B = levers.sampling(B)
     made, null, text = [], *B.embed(["", prompt]).split(1)
     side = B.G.config.sample_size
     for part in torch.as_tensor(seeds).split(batch):

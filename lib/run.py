@@ -26,10 +26,22 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def folder_of(notebook, values):
-    """The run folder of a notebook with these parameters: `runs/<notebook>/<person>-<short hash of parameters>/`."""
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+    """The run folder of a notebook with these parameters: `runs/<notebook>/<person>-<short hash of parameters>/`.
+
+    The files of a person folder count as parameters: with another photograph in it, it is another run.
+    """
+    people = values.get("PEOPLE")
+    people = [one for one in (values.get("PERSON"), *(people if isinstance(people, list) else [])) if one and isinstance(one, str)]
+    files = [_files(paths.given(one)) for one in people if paths.given(one).is_dir()]
+    digest = hashlib.sha256("".join(json.dumps(what, sort_keys=True) for what in (values, *files)).encode()).hexdigest()[:8]
     person = re.sub(r"\W+", "-", Path(str(values.get("PERSON") or "run")).name).strip("-")[:40]
     return paths.child(paths.RUNS, notebook.stem, f"{person or 'run'}-{digest}")
+
+
+def _files(folder):
+    """The files below a folder, hidden ones left out, and the SHA-256 of each."""
+    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".") and os.access(file, os.R_OK)]
+    return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def run(notebook, values, force=False):

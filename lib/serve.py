@@ -63,14 +63,16 @@ class Household:
     def restore(self, degraded, who, *, seeds, **options):
         """Restores pictures, each by its own person's pivot, in one batch.
 
-        degraded: (N, 3, H, W) in [-1, 1]; who: N names; seeds and options: as of `lib.restore.restore`, without prompt.
+        degraded: (N, 3, H, W) in [-1, 1]; who: N names; seeds and options: as of `lib.restore.restore`, without prompt; gamma is
+        that of the tuning unless given.
         Returns (N, 3, H, W). Raises PivotError for an unknown name, or people whose text pivots differ.
         """
         if strangers := sorted(set(who) - set(self.facts)):
             raise PivotError(f"no pivot of {', '.join(strangers)}. Remedy: add it; there are {', '.join(self.facts) or 'none'}.")
-        prompts = {self.facts[name]["prompt"] for name in who}
-        if len(prompts) != 1 or len(who) != len(degraded):
-            raise PivotError(f"{len(who)} names and prompts {sorted(prompts)} for {len(degraded)} pictures. "
-                             "Remedy: a name for each picture, of people with one text pivot.")
+        tuned = {(self.facts[name]["prompt"], self.facts[name]["gamma"]) for name in who}
+        if len(tuned) != 1 or len(who) != len(degraded):
+            raise PivotError(f"{len(who)} names, prompts and gammas {sorted(tuned)} for {len(degraded)} pictures. "
+                             "Remedy: a name for each picture, of people with one text pivot and one gamma.")
+        (prompt, gamma), = tuned
         mixed = {key: Mixed(network, who) for key, network in self.networks.items()}
-        return restore(self.base.with_(**mixed), degraded, prompts.pop(), seeds=seeds, batch=len(who), **options)
+        return restore(self.base.with_(**mixed), degraded, prompt, seeds=seeds, batch=len(who), **{"gamma": gamma} | options)

@@ -11,7 +11,7 @@ from lib import adapter, baselines, checks, identity, metrics, paths, people, ph
 from lib.degrade import degrade
 from lib.errors import PackError, RangeError
 from lib.faces import load_picture, open_person, save_picture, to_tensor
-from lib.levers import alone
+from lib.levers import only
 from lib.pivot import AT_ONCE, class_prompt, demand_part, model_pivot, pivot_prompt, prepare, textual_pivot
 from lib.recipes import recipe_named
 from lib.record import write_json
@@ -101,7 +101,7 @@ def prior(B, case, plan):
     if not plan.prior:
         return None
     pictures = imagined(B, class_prompt(case.prompt), plan) if case.scorer else prior_pictures(plan.prior, B.size)
-    return prepare(B, pictures, plan.recipe)
+    return prepare(B, pictures, plan.recipe, degradations=1)  # there are many of them
 
 
 def imagined(B, prompt, plan):
@@ -109,8 +109,9 @@ def imagined(B, prompt, plan):
 
     At full size 200 of them take twice the arithmetic of both pivots; an interruption keeps those that are done.
     """
-    folder = paths.RUNS / "imagined" / f"{B.fingerprint()} {quote(prompt, safe=' ')} {plan.steps}"
+    folder = paths.RUNS / "imagined" / f"{B.fingerprint()} {quote(prompt, safe=' ')} {plan.steps}{' bf16' * plan.textual.levers.bf16}"
     files = [folder / f"{seed}.png" for seed in range(plan.prior)]
+    only(B)
     missing = [seed for seed, file in enumerate(files) if not file.is_file()]
     for seeds in tqdm([missing[i:i + 4] for i in range(0, len(missing), 4)], desc=prompt, disable=plan.textual.quiet):
         for seed, picture in zip(seeds, imagine(B, prompt, seeds, plan.steps, levers=plan.textual.levers)):
@@ -139,8 +140,8 @@ def tune_arms(B, case, plan, arms=tuple(ARMS), prior=None, folder=None):
     tuned = {"blind": (B, "")}
 
     def pivoted(work, around, *given, **how):  # a GPU that holds one person's networks need not hold those of every arm
-        with alone(around, [system for system, _ in tuned.values()]):
-            return work(around, shots, *given, **how)
+        only(around, [system for system, _ in tuned.values()])
+        return work(around, shots, *given, **how)
     for arm, second, context in (("swap", "swap + model pivot", False), ("in-context", "dual pivot", True)):
         if arm in arms or second in arms:
             tuned[arm] = pivoted(textual_pivot, B, p, aside(plan.textual, arm), in_context=context, prior=prior), p
@@ -158,29 +159,34 @@ def keep(folder, B_p, B, case, plan):
         "steps": [plan.textual.steps, plan.model.steps], "seed": plan.textual.seed, "references": adapter.hash_of(case.references)})
 
 
-def restore_arms(tuned, degraded, plan, batch=8, base=None):
+def at_once(B):
+    """How many pictures of the system's size a batch holds: 8 small ones, 4 of 512 px."""
+    return max(1, min(8, AT_ONCE // B.size ** 2))
+
+
+def restore_arms(tuned, degraded, plan, beside=()):
     """arm -> restorations (seeds, S, 3, H, W) of degraded pictures (S, 3, H, W); every arm starts from the same noise.
 
-    base: the system they were tuned from, where it shall make room on a GPU as the other arms do.
+    beside: further systems, which make room on a GPU as the other arms do.
     """
     S, K = len(degraded), plan.seeds
-    batch = max(1, min(batch, AT_ONCE // degraded[0, 0].numel()))
+    batch = at_once(next(iter(tuned.values()))[0])
     options = dict(seeds=[1000 * k + s for k in range(K) for s in range(S)], steps=plan.steps, gamma=plan.gamma, w=plan.w, batch=batch, levers=plan.textual.levers)
     every = degraded.repeat(K, 1, 1, 1)
-    restored, systems = {}, [system for system, _ in tuned.values()] + ([base] if base else [])
+    restored, systems = {}, [*(system for system, _ in tuned.values()), *beside]
     for arm, (system, prompt) in tuned.items():
-        with alone(system, systems):
-            restored[arm] = restore(system, every, prompt, **options).unflatten(0, (K, S))
+        only(system, systems)
+        restored[arm] = restore(system, every, prompt, **options).unflatten(0, (K, S))
     return restored
 
 
-def whole(B, case, crops, plan, others="leave", pack=None):
+def whole(B, case, crops, plan, others="leave", pack=None, beside=()):
     """stem -> photograph (H, W, 3), uint8, with the person's restored crop of `crops` (S, 3, H, W) back in it; none without photographs.
 
-    others: "leave" other people in it, or restore them "blind" with B; pack finds them.
+    others: "leave" other people in it, or restore them "blind" with B; pack finds them; beside: as of `restore_arms`.
     """
     photograph.demand_others(others)
-    blind = (lambda crop: restore_arms({"": (B, "")}, crop, plan)[""][0]) if others == "blind" else None
+    blind = (lambda crop: restore_arms({"": (B, "")}, crop, plan, beside)[""][0]) if others == "blind" else None
     return {stem: photograph.lay_back(load_picture(file), crops[s:s + 1], matrix, blind, pack)
             for s, (stem, (file, matrix)) in enumerate(zip(case.stems, case.photographs or []))}
 
@@ -205,21 +211,24 @@ def run(B, names, plan, folder, record, arms=tuple(ARMS), pack=None, scorer=None
     rows, shown, cases = [], None, [case(name, plan, B.size, pack, scorer) for name in checks.filled("people", list(names))]
     drawn = [people.parse(name) for name in names if name.startswith("people:")]
     people.require(drawn, drawn[0].split if drawn else "test")
-    around = f"{B.fingerprint()} {plan} {list(arms)} {scorer} {others.files or ''}".rstrip()
+    settings, priors = f"{B.fingerprint()} {plan} {list(arms)} {scorer} {others.files}", {}
     for name, who in zip(names, cases):
+        around = " ".join([settings, *(adapter.hash_of(x) for x in (who.references, who.degraded, who.truth) if x is not None)])
         kept = Path(folder) / "people" / f"{quote(name, safe='').replace('%3A', '-')}.json"
         found = json.loads(kept.read_text()) if kept.is_file() else {}
         if found.get("around") != around or name == names[-1]:
-            shown = who, one(B, who, plan, record, arms, kept.with_suffix(""), others)
+            if who.prompt not in priors:
+                priors[who.prompt] = prior(B, who, plan)
+            shown = who, one(B, who, plan, record, arms, kept.with_suffix(""), others, priors[who.prompt])
             write_json(kept, found := {"around": around, "rows": score(*shown)})
             paths.remove(kept.with_suffix(""))
         rows += found["rows"]
     return rows, shown
 
 
-def one(B, who, plan, record, arms=tuple(ARMS), folder=None, others=baselines.NONE):
+def one(B, who, plan, record, arms=tuple(ARMS), folder=None, others=baselines.NONE, prior=None):
     """One person's restorations by each arm, `who` being the case; the seconds of both stages go to the record."""
     with record.stage("tuning"):
-        tuned = tune_arms(B, who, plan, arms, prior(B, who, plan), folder)
+        tuned = tune_arms(B, who, plan, arms, prior, folder)
     with record.stage("restoring"):
-        return restore_arms(tuned, who.degraded, plan, base=B) | baselines.restore(others, who.degraded, plan.seeds, B.device)
+        return restore_arms(tuned, who.degraded, plan, [B]) | baselines.restore(others, who.degraded, plan.seeds, B.device)

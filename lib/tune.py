@@ -23,7 +23,7 @@ class Tuning:
     lr: float = 1e-4
     batch: int = 4
     gamma: float = 0.5  # fraction of the schedule, from the noisy end, that is not tuned with the prompt
-    lora: int = 0  # rank of the adapters on every attention; 0 tunes full weights
+    lora: int = 0  # rank of the adapters on every layer of the blocks; 0 tunes full weights
     seed: int = 0
     folder: str = ""  # where checkpoints go; none without it
     every: int = 50  # steps between checkpoints

@@ -48,12 +48,16 @@ def stored(start):
 
 def test_the_figures_of_the_full_size_are_those_that_notebook_22_counted():
     memory, arithmetic, disk = (stored(start) for start in ("memory = cost.memory", "cost.expected(", "pivots"))
-    (_, bf16, checkpointing), adapters = memory["G, full weights"], memory["G, LoRA 8"][2]
-    assert f"at most {bf16} GB (of the 25.8" in README and f"{checkpointing} GB with `checkpointing` besides; {adapters} GB with adapters of rank 8" in README
+    (_, bf16, checkpointing), adapters = memory["G, full weights"], memory["G, LoRA 3"][2]
+    assert f"at most {bf16} GB (of the 25.8" in README and f"{checkpointing} GB with `-p LEVERS" in README
+    assert f"; {adapters} GB with adapters of rank 3" in README
     tflop, seconds = (arithmetic["textual"][k] + arithmetic["model"][k] for k in (1, 2))
     assert f"are {tflop:.0f} TFLOP, {seconds:.0f} s of an H200" in README
-    full, adapted = disk["full weights"][0], disk["LoRA 8"][0]
+    assert f"class, are {arithmetic['class pictures'][1]:.0f} TFLOP" in README
+    full, adapted = disk["full weights"][0], disk["LoRA 3"][0]
     assert f"and {adapted:.0f} MB a person instead of {full / 1000:.1f} GB" in README
+    G, E = (disk[f"checkpoint of {one}, full weights"][0] / 1000 for one in ("G", "E"))
+    assert f"checkpoints of {G:.1f} GB (G) and {E:.1f} GB (E)" in README
 
 
 def test_torch_is_pinned_as_everywhere():

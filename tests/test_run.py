@@ -162,13 +162,21 @@ def test_an_unknown_notebook_is_refused(capsys):
     assert "No such notebook: 99_nothing" in refusal(capsys, "99_nothing")
 
 
-def test_the_folder_follows_the_parameters(small, runs):
+def test_the_folder_follows_the_parameters(small, runs, tmp_path):
     values = parameters.resolve(small)
     folder = run.folder_of(small, values)
     assert folder.parent == runs / "small" and folder.name.startswith("people-1234-")
     assert run.folder_of(small, dict(reversed(values.items()))) == folder
     assert folder == runs / "small" / "people-1234-90e4b4ff"  # the hash is the same on every machine and in every session
     assert len({run.folder_of(small, values | {"STEPS": n}) for n in (1, 2, 3)}) == 3
+    (somebody := tmp_path / "somebody" / "references").mkdir(parents=True)
+    for people in ({"PERSON": str(somebody.parent)}, {"PEOPLE": ["people:9", str(somebody.parent)]}):
+        (somebody / "1.png").write_bytes(b"one")
+        first = run.folder_of(small, people)
+        (somebody / ".hidden").write_bytes(b"by a file manager")
+        assert run.folder_of(small, people) == first
+        (somebody / "1.png").write_bytes(b"another photograph")
+        assert run.folder_of(small, people) != first
     for person in ("../../etc", "/etc/passwd", "..", "a/b c", ""):
         assert run.folder_of(small, values | {"PERSON": person}).parent == runs / "small"
 
