@@ -71,11 +71,13 @@ def _network(arm, file):
 
 
 def with_absent(table, baselines):
-    """A table of arms with a row for each baseline that is not here, and a column that says why; the table itself where all are."""
+    """A table of arms with a row for each baseline that is not here, and why is printed above it; the table itself where all are."""
     if not baselines.absent:
         return table
+    for arm, why in baselines.absent.items():  # in a cell, pandas would cut it off
+        print(f"{arm} is absent: {why}")
     rows = [*table.index[:1], *baselines.absent, *table.index[1:]]  # after the input's
-    return table.reindex(rows).assign(absent=pd.Series(baselines.absent)).astype(object).fillna("")
+    return table.reindex(rows).assign(note=pd.Series(dict.fromkeys(baselines.absent, "absent: see above"))).astype(object).fillna("")
 
 
 @torch.no_grad()

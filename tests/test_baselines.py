@@ -97,11 +97,12 @@ def test_another_size_and_a_missing_library_are_said(both, tmp_path, monkeypatch
     assert list(absent) == list(SIGNS) and all("spandrel cannot be imported" in why and "pip install -e '.[full]'" in why for why in absent.values())
 
 
-def test_a_table_has_a_row_for_what_is_absent(both):
+def test_a_table_has_a_row_for_what_is_absent(both, capsys):
     table = pd.DataFrame({"identity": [0.5, 0.7, 0.9]}, ["input", "blind", "dual pivot"])
     assert baselines.with_absent(table, both) is table
     noted = baselines.with_absent(table, baselines.Baselines({}, {"GFPGAN": "not here"}, {}))
-    assert list(noted.index) == ["input", "GFPGAN", "blind", "dual pivot"] and list(noted.absent) == ["", "not here", "", ""]
+    assert list(noted.index) == ["input", "GFPGAN", "blind", "dual pivot"] and list(noted.note) == ["", "absent: see above", "", ""]
+    assert capsys.readouterr().out == "GFPGAN is absent: not here\n"
     assert noted.identity["blind"] == 0.7 and noted.identity["GFPGAN"] == ""
 
 

@@ -97,6 +97,7 @@ def test_of_several_faces_in_an_input_the_person_is_restored_and_laid_back(scene
     folder = folder_of(scene, tmp_path / "ada")
     with pytest.raises(SeveralFacesError):
         load_person(folder, SIZE, "people")
+    assert len(load_person(folder, SIZE, "people", "largest").inputs) == 2
     who = study.case(str(folder), study.Plan(shots=2), SIZE, pack="people", scorer="people")
     assert who.stems == ["alone", "both"] and (who.degraded[0] - who.degraded[1]).abs().mean() < 0.02  # she, in both
     crops = torch.tensor([250.0, 20.0, 60.0]).view(1, 3, 1, 1).expand(2, 3, SIZE, SIZE) / 127.5 - 1
@@ -105,10 +106,18 @@ def test_of_several_faces_in_an_input_the_person_is_restored_and_laid_back(scene
     assert np.abs(whole["both"][140, 100].astype(int) - [250, 20, 60]).max() <= 2 and np.array_equal(whole["both"][:, 250:], scene[0][:, 250:])
 
 
+def test_a_stranger_alone_in_an_input_is_not_taken_for_the_person(scene, tmp_path):
+    folder, photo = folder_of(scene, tmp_path / "ada"), scene[0].copy()
+    photo[:, :240] = 120  # she is gone
+    save_picture(folder / "inputs" / "both.png", photo, False)
+    with pytest.raises(NotThePersonError, match="both.png.*Remedy"):
+        study.case(str(folder), study.Plan(shots=2), SIZE, pack="people", scorer="people")
+
+
 def test_others_by_the_blind_system(scene, tmp_path, monkeypatch):
     who = study.case(str(folder_of(scene, tmp_path / "ada")), study.Plan(shots=2), SIZE, pack="people", scorer="people")
     asked = []
-    monkeypatch.setattr(study, "restore_arms", lambda arms, crops, plan: asked.append(arms) or {"": -torch.ones(1, *crops.shape)})
+    monkeypatch.setattr(study, "restore_arms", lambda arms, crops, plan, beside: asked.append(arms) or {"": -torch.ones(1, *crops.shape)})
     whole = study.whole("B", who, who.degraded, "plan", "blind", "people")
     assert asked == [{"": ("B", "")}]  # the one other face of the two photographs, without a prompt
     assert whole["both"][150, 370].tolist() == [0, 0, 0] and np.abs(whole["both"].astype(int) - scene[0])[60:220, 20:180].mean() < 4

@@ -395,6 +395,19 @@ def test_a_checkpoint_of_anything_else_is_refused(B, shots, tmp_path):
         model_pivot(B, shots, P, Tuning(**tuning), trained="repo150")
 
 
+@pytest.mark.parametrize("lora", [0, 2])
+@pytest.mark.parametrize("step", [textual_pivot, model_pivot])
+def test_a_checkpoint_of_another_base_is_refused(B, shots, tmp_path, step, lora):
+    """An adapter's own first weights are the same on every base."""
+    tuning = Tuning(steps=2, batch=2, lr=1e-3, lora=lora, quiet=True, folder=str(tmp_path), every=2)
+    step(B, shots, P, tuning)
+    for part in ("G", "E", "text_encoder"):
+        other = copy.deepcopy(getattr(B, part))
+        next(iter(other.parameters())).data += 1e-3
+        with pytest.raises(PivotError, match="checkpoint of another tuning.*Remedy"):
+            step(B.with_(**{part: other}), shots, P, tuning)
+
+
 def test_a_truncated_checkpoint_is_named_and_a_failed_one_leaves_the_last(B, shots, tmp_path, monkeypatch):
     tuning = Tuning(steps=2, batch=1, quiet=True, folder=str(tmp_path), every=1)
     saved, real = [], torch.save

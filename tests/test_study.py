@@ -329,14 +329,30 @@ def test_bars_are_never_measured_on_training_people(B):
 
 def test_the_study_resumes_by_person(B, tmp_path, monkeypatch):
     done = []
-    monkeypatch.setattr(study, "case", lambda name, *_: name)
-    monkeypatch.setattr(study, "one", lambda B, who, *_, **__: done.append(who) or who)
-    monkeypatch.setattr(study, "score", lambda who, restored: [dict(person=who, value=len(done))])
+    pictures = {}
+    monkeypatch.setattr(study, "case", lambda name, *_: study.Case(name, "p", torch.zeros(1), pictures.get(name, torch.ones(1)), None, []))
+    monkeypatch.setattr(study, "one", lambda B, who, *_, **__: done.append(who.name) or who.name)
+    monkeypatch.setattr(study, "score", lambda who, restored: [dict(person=who.name, value=len(done))])
     names = ["people:9", "people:19", "a/obama", "b/obama", "obama/"]
     first, shown = study.run(B, names, PLAN, tmp_path, None)
-    assert done == names and [row["person"] for row in first] == names and shown == (names[-1],) * 2
+    assert done == names and [row["person"] for row in first] == names and shown[1] == names[-1]
     again, _ = study.run(B, names, PLAN, tmp_path, None)
     assert done[5:] == names[-1:] and [row["person"] for row in again] == names  # the last is needed to be looked at
+    done.clear()
+    pictures["a/obama"] = torch.zeros(1)  # another photograph under the same name
+    study.run(B, names, PLAN, tmp_path, None)
+    assert done == ["a/obama", names[-1]]
+
+
+def test_class_pictures_are_made_ready_once_for_a_class(B, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(study, "case", lambda name, *_: study.Case(name, name[0], torch.zeros(1), torch.ones(1), None, []))
+    monkeypatch.setattr(study, "prior", lambda B, who, plan: asked.append(who.prompt) or who.prompt)
+    monkeypatch.setattr(study, "score", lambda who, restored: [])
+    given = {}
+    monkeypatch.setattr(study, "one", lambda B, who, plan, record, arms, folder, others, prior: given.update({who.name: prior}))
+    study.run(B, ["man 1", "woman 1", "man 2"], PLAN, tmp_path, None)
+    assert asked == ["m", "w"] and given == {"man 1": "m", "woman 1": "w", "man 2": "m"}
 
 
 def test_the_study_measures_anew_what_another_plan_or_system_kept(B, tmp_path, monkeypatch):
