@@ -98,17 +98,22 @@ def timed(B, pictures, variants, tuning, rounds=3, part="G"):
     return table.assign(**{"peak GB": [peaks[name] / GB for name in table.index]} if all(peaks.values()) else {})
 
 
-def restoring(B, pictures, steps=50, batches=(1, 4), ways=(Levers(), Levers(bf16=True))):
-    """A row for each number of pictures at once and each of the levers `ways`: seconds a picture from degraded to restored, and peak GB."""
+def restoring(B, pictures, steps=50, batches=(1, 4), ways=(Levers(), Levers(bf16=True)), rounds=3):
+    """A row for each number of pictures at once and each of the levers `ways`: median seconds a picture from degraded to restored, peak GB."""
     rows = {}
     for levers in ways:
         for count in batches:
             again = lambda steps: restore(B, pictures[:1].repeat(count, 1, 1, 1), seeds=list(range(count)), steps=steps, batch=count, levers=levers)  # noqa: E731
             again(2)  # warms up
-            start, peak = _now(B.device), _peak(B.device, lambda: again(steps))
-            seconds = (_now(B.device) - start) / count
-            rows[f"{count} at once{', bf16' * levers.bf16}"] = {"seconds a picture": seconds} | ({"peak GB": peak / GB} if peak else {})
+            seconds, peaks = zip(*[_once(B.device, lambda: again(steps)) for _ in range(rounds)])
+            measured = {"seconds a picture": statistics.median(seconds) / count} | ({"peak GB": max(peaks) / GB} if all(peaks) else {})
+            rows[f"{count} at once{', bf16' * levers.bf16}"] = measured
     return pd.DataFrame(rows).T
+
+
+def _once(device, work):
+    start, peak = _now(device), _peak(device, work)
+    return _now(device) - start, peak
 
 
 def card(device):

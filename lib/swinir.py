@@ -1,7 +1,8 @@
 """DiffBIR's stage 1 at full size: a SwinIR that removes noise and blur and invents nothing.
 
 Parameters bear the names of the published checkpoints, whose two kinds of buffer (`relative_position_index`, `attn_mask`) follow from
-sizes alone and are computed instead. Source: Liang et al. 2021 (SwinIR), as DifFace and DiffBIR set it up (swinir.yaml).
+sizes alone and are computed instead. Ours, because spandrel 0.4.2 knows no SwinIR whose first convolution follows an unshuffling.
+Source: Liang et al. 2021 (SwinIR), as DifFace and DiffBIR set it up (swinir.yaml).
 """
 import math
 from collections import OrderedDict

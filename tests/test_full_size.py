@@ -24,7 +24,8 @@ from lib.tune import Tuning
 SIZE = 64
 BLOCK = re.search(r"<!-- full -->\n```bash\n(.*?)```\n<!-- /full -->", (paths.ROOT / "README.md").read_text(), re.S).group(1)
 COMMANDS = [shlex.split(line) for line in BLOCK.replace("\\\n", "").splitlines() if line and not line.startswith("#")]
-SMALLER = {"DEVICE": "cpu", "TEXTUAL_STEPS": 3, "MODEL_STEPS": 2, "SAMPLING_STEPS": 3, "PRIOR": 2, "TIMED_STEPS": 1, "ROUNDS": 1}
+SMALLER = {"DEVICE": "cpu", "TEXTUAL_STEPS": 3, "MODEL_STEPS": 2, "SAMPLING_STEPS": 3, "PRIOR": 2, "TIMED_STEPS": 1, "ROUNDS": 1,
+           "SWITCHES": '["bf16 channels_last"]'}
 IN_PLACE = {"path/to/somebody": "somebody", "path/to/photographs": "photographs", "buffalo_l": "pack.onnx", "weights/": "weights/"}
 
 STAND_INS = {"spandrel_extra_arches.py": "def install(ignore_duplicates): pass", "spandrel.py": """
