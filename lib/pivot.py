@@ -79,8 +79,9 @@ def textual_pivot(B, shots, prompt, tuning, *, in_context=True, prior=None, prio
             loss = loss + prior_weight * _eps_loss(inside, *prior.draw(tuning.batch, g), plain, null, in_context, t_end, g)
         return loss
     others = () if prior is None else (*prior.known_by(), str(prior_weight))
+    around = *shots.known_by(), prompt, *others, *_weights(B, *(("G", "E") if in_context else "G"))
     with resting(B, *AWAY, *(["G", "E"] if inside.E is not B.E else ["G"])):
-        tune(G, loss_of, tuning, "G in context" if in_context else "G alone", (*shots.known_by(), prompt, *others, *_weights(B, *(("G", "E") if in_context else "G"))))
+        tune(G, loss_of, tuning, "G in context" if in_context else "G alone", around)
     return B.with_(G=settled(G))
 
 

@@ -7,6 +7,7 @@ from peft import PeftModel
 
 from lib import adapter
 from lib.errors import PivotError
+from lib.levers import only
 from lib.restore import restore
 from lib.system import FIELD
 
@@ -75,4 +76,5 @@ class Household:
                              "Remedy: a name for each picture, of people with one text pivot and one gamma.")
         (prompt, gamma), = tuned
         mixed = {key: Mixed(network, who) for key, network in self.networks.items()}
-        return restore(self.base.with_(**mixed), degraded, prompt, seeds=seeds, batch=len(who), **{"gamma": gamma} | options)
+        only(serving := self.base.with_(**mixed), [self.base])
+        return restore(serving, degraded, prompt, seeds=seeds, batch=len(who), **{"gamma": gamma} | options)

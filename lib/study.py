@@ -68,9 +68,9 @@ class Case:
 def case(name, plan, size=128, pack=None, scorer=None):
     """The case of "people:SEED", whose test shots are degraded here, each with its own seed, or of a person folder.
 
-    pack: the insightface pack that aligns whole photographs, among whose several faces the scorer finds the person; scorer: the recogniser of real faces, opened here, because
-    it is needed only after the tuning. Raises the errors of `faces.open_person` and `identity.recogniser`, SplitError for a
-    training person, on whom nothing may be measured.
+    pack: the insightface pack that aligns whole photographs, among whose faces the scorer finds the person; scorer: the
+    recogniser of real faces, opened here, because it is needed only after the tuning. Raises the errors of `faces.open_person`
+    and `identity.recogniser`, SplitError for a training person, on whom nothing may be measured.
     """
     if scorer:
         identity.recogniser(scorer)
@@ -171,7 +171,8 @@ def restore_arms(tuned, degraded, plan, beside=()):
     """
     S, K = len(degraded), plan.seeds
     batch = at_once(next(iter(tuned.values()))[0])
-    options = dict(seeds=[1000 * k + s for k in range(K) for s in range(S)], steps=plan.steps, gamma=plan.gamma, w=plan.w, batch=batch, levers=plan.textual.levers)
+    seeds = [1000 * k + s for k in range(K) for s in range(S)]
+    options = dict(seeds=seeds, steps=plan.steps, gamma=plan.gamma, w=plan.w, batch=batch, levers=plan.textual.levers)
     every = degraded.repeat(K, 1, 1, 1)
     restored, systems = {}, [*(system for system, _ in tuned.values()), *beside]
     for arm, (system, prompt) in tuned.items():
@@ -204,7 +205,8 @@ def score(case, restored):
 def run(B, names, plan, folder, record, arms=tuple(ARMS), pack=None, scorer=None, others=baselines.NONE):
     """The study: every person tuned, restored and scored, one file each in `folder`, so that a rerun goes on where it stopped.
 
-    others: the baselines, `baselines.opened`, whose restorations are further arms. Every person is opened before the first is tuned. What was kept with another system, plan or scorer is measured anew.
+    others: the baselines, `baselines.opened`, whose restorations are further arms. Every person is opened before the first is
+    tuned. What was kept with another system, plan, scorer, or of other pictures is measured anew.
     Returns the tidy rows of all, and (case, restored) of the person tuned last, to be looked at.
     Raises RangeError without people, SplitError for people of two splits.
     """

@@ -53,6 +53,7 @@ def test_the_figures_of_the_full_size_are_those_that_notebook_22_counted():
     assert f"; {adapters} GB with adapters of rank 3" in README
     tflop, seconds = (arithmetic["textual"][k] + arithmetic["model"][k] for k in (1, 2))
     assert f"are {tflop:.0f} TFLOP, {seconds:.0f} s of an H200" in README
+    assert f"doubles the textual step, {2 * arithmetic['textual'][1] + arithmetic['model'][1]:.0f} TFLOP in all" in README
     assert f"class, are {arithmetic['class pictures'][1]:.0f} TFLOP" in README
     full, adapted = disk["full weights"][0], disk["LoRA 3"][0]
     assert f"and {adapted:.0f} MB a person instead of {full / 1000:.1f} GB" in README
