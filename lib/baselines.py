@@ -1,5 +1,4 @@
 """Other people's blind restorers, the rows of Table I that can be had: GFPGAN and CodeFormer, by spandrel, from a user's own files."""
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -46,7 +45,7 @@ def opened(folder, size):
 
 
 def _absent(arm, file):
-    name, size, place = PUBLISHED[arm]
+    _, size, place = PUBLISHED[arm]
     if not file.is_file():
         return f"not here: {paths.shown(file)} ({size}, {place})"
     try:
@@ -89,8 +88,9 @@ def restore(baselines, degraded, seeds=1, device="cpu"):
     """
     restored = {}
     for arm, network in baselines.networks.items():
-        with _visiting(network, device):
-            every = [[_one(network, picture, 1000 * k + s, device) for s, picture in enumerate(degraded)] for k in range(seeds)]
+        network.to(device)
+        every = [[_one(network, picture, 1000 * k + s, device) for s, picture in enumerate(degraded)] for k in range(seeds)]
+        network.to("cpu")
         restored[arm] = torch.stack([torch.stack(pictures) for pictures in every])
     return restored
 
@@ -100,12 +100,3 @@ def _one(network, picture, seed, device):
         torch.manual_seed(seed)
         # The networks themselves, in their own [-1, 1]: spandrel's wrapper hands them [0, 1] (0.4.2) and clips what they answer to it.
         return network(picture[None].to(device))[0][0].clamp(-1, 1).cpu()
-
-
-@contextmanager
-def _visiting(network, device):
-    network.to(device)
-    try:
-        yield
-    finally:
-        network.to("cpu")

@@ -14,9 +14,8 @@ from lib.system import RARE_TOKEN
 from lib.tune import tune
 
 AWAY = ("vae", "cleaner", "text_encoder")  # of no use to tuning once `prepare` and `embed` have been asked
-ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
-ADAPTED = [*ATTENTION, "proj_in", "proj_out", "net.0.proj", "net.2", "conv1", "conv2", "conv_shortcut", "conv", "time_emb_proj"]
-AT_ONCE = 2 ** 20  # pixels encoded together: all of a tiny person, 4 pictures of 512 px (half a GB in each map)
+ADAPTED = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "net.0.proj", "net.2", "conv1", "conv2", "conv_shortcut", "conv",
+           "time_emb_proj"]
 PUBLISHED_SHARE = 150 / 324  # the published code hands the first 150 of E's 324 tensors to its optimiser
 
 
@@ -52,13 +51,9 @@ class Shots:
 def prepare(B, pictures, recipe="tiny", degradations=8, seed=0):
     """Caches what tuning needs of pictures (N, 3, H, W) in [-1, 1]: their latents, and hints of `degradations` draws each."""
     seeds = lambda k: [seed + 1000 * k + n for n in range(len(pictures))]  # noqa: E731
-    hints = [_in_parts(lambda x: B.encode(B.clean(x)), degrade(pictures, recipe, seeds(k))[0]) for k in range(degradations)]
+    hints = [B.in_parts(lambda x: B.encode(B.clean(x)), degrade(pictures, recipe, seeds(k))[0]) for k in range(degradations)]
     source = f"{hash_of(pictures)} {recipe} {degradations} {seed} {B.fingerprint('vae', 'cleaner')}"
-    return Shots(_in_parts(B.encode, pictures), torch.stack(hints, 1), source)
-
-
-def _in_parts(made, pictures):
-    return torch.cat([made(part) for part in pictures.split(max(1, AT_ONCE // pictures[0, 0].numel()))])
+    return Shots(B.in_parts(B.encode, pictures), torch.stack(hints, 1), source)
 
 
 def textual_pivot(B, shots, prompt, tuning, *, in_context=True, prior=None, prior_weight=1.0):

@@ -9,7 +9,6 @@ from lib import checks
 from lib.errors import PictureError, PictureSizeError, SeedError
 from lib.levers import Levers
 
-AT_ONCE = 2 ** 18  # pixels that the autoencoder holds together: all of a tiny batch
 BINOMIAL = torch.tensor([1.0, 2.0, 1.0]) / 4
 
 
@@ -47,8 +46,8 @@ def _check(B, degraded, seeds):
 
 
 def _restore_batch(B, degraded, prompt, seeds, steps, gamma, w, colour_fix, levers, callback):
-    cleaned = _in_parts(B, B.clean, degraded)  # (N, 3, H, W)
-    hint = _in_parts(B, B.encode, cleaned)  # (N, C, h, w)
+    cleaned = B.in_parts(B.clean, degraded)  # (N, 3, H, W)
+    hint = B.in_parts(B.encode, cleaned)  # (N, C, h, w)
     null, text = (B.embed([p]).expand(len(hint), -1, -1) for p in ("", prompt))  # (N, 40, D)
     generators = [torch.Generator().manual_seed(s) for s in seeds]
     x_t = randn_tensor(hint.shape, generators, B.device)
@@ -61,13 +60,8 @@ def _restore_batch(B, degraded, prompt, seeds, steps, gamma, w, colour_fix, leve
         x_t = step.prev_sample
         if callback:
             callback(k, int(t), x_t, step.pred_original_sample)
-    restored = _in_parts(B, B.decode, x_t)
+    restored = B.in_parts(B.decode, x_t)
     return wavelet_colour_fix(restored, cleaned) if colour_fix else restored
-
-
-def _in_parts(B, made, batch):
-    """`made` of a batch, one picture of 512 px after the other: four at once take 3 GB in the autoencoder, and no less time."""
-    return torch.cat([made(part) for part in batch.split(max(1, AT_ONCE // B.size ** 2))])
 
 
 @torch.no_grad()
@@ -87,7 +81,7 @@ def imagine(B, prompt, seeds, steps=50, w=7.5, batch=4, levers=Levers()):
             with levers.autocast(B.device):
                 away, near = (B.G(x_t, t, prompt.expand(len(part), -1, -1)).sample.to(x_t) for prompt in (null, text))
             x_t = B.scheduler.step(away + w * (near - away), t, x_t, generator=generators).prev_sample
-        made.append(_in_parts(B, B.decode, x_t).cpu())
+        made.append(B.in_parts(B.decode, x_t).cpu())
     return torch.cat(made)
 
 

@@ -12,11 +12,11 @@ from lib.degrade import degrade
 from lib.errors import PackError, RangeError
 from lib.faces import load_picture, open_person, save_picture, to_tensor
 from lib.levers import only
-from lib.pivot import AT_ONCE, class_prompt, demand_part, model_pivot, pivot_prompt, prepare, textual_pivot
+from lib.pivot import class_prompt, demand_part, model_pivot, pivot_prompt, prepare, textual_pivot
 from lib.recipes import recipe_named
 from lib.record import write_json
 from lib.restore import imagine, restore
-from lib.system import RARE_TOKEN
+from lib.system import AT_ONCE, RARE_TOKEN
 from lib.tune import Tuning
 
 ARMS = {"blind": "base G, base E", "swap": "G tuned alone, base E (eq. 5)", "in-context": "G tuned inside B, base E (eq. 6)",
@@ -161,7 +161,7 @@ def keep(folder, B_p, B, case, plan):
 
 def at_once(B):
     """How many pictures of the system's size a batch holds: 8 small ones, 4 of 512 px."""
-    return max(1, min(8, AT_ONCE // B.size ** 2))
+    return max(1, min(8, 4 * AT_ONCE // B.size ** 2))
 
 
 def restore_arms(tuned, degraded, plan, beside=()):

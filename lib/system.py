@@ -25,6 +25,7 @@ from lib.paths import writing
 from lib.people import WORDS
 from lib.swinir import SwinIR
 
+AT_ONCE = 2 ** 18  # pixels that the autoencoder holds together: one picture of 512 px
 RARE_TOKEN = "sks"  # never in a caption, so its meaning is free
 CLASS_PROMPT = "a photo of a person"
 TOKENS = 40  # the longest caption fits, with its two marks
@@ -106,6 +107,10 @@ class System:
     def with_(self, **parts):
         """The same system with other parts, as in eq. 5: `B.with_(G=G_p)` is {G_p, E}."""
         return replace(self, **parts)
+
+    def in_parts(self, made, batch):
+        """`made` of a batch, AT_ONCE pixels after the other: four pictures of 512 px at once take 3 GB in the autoencoder, and no less time."""
+        return torch.cat([made(part) for part in batch.split(max(1, AT_ONCE // self.size ** 2))])
 
     def posterior(self, pictures):
         """The autoencoder's distribution over unscaled latents of pictures (N, 3, H, W) in [-1, 1]."""

@@ -302,7 +302,7 @@ def test_class_pictures_of_a_real_person_are_g_s_own():
 def test_many_pictures_are_encoded_in_parts(monkeypatch):
     B = tiny_system.build()
     whole = pivot.prepare(B, tiny_system.pictures(5), degradations=2)
-    monkeypatch.setattr(pivot, "AT_ONCE", 2 * SIZE * SIZE)
+    monkeypatch.setattr(system, "AT_ONCE", 2 * SIZE * SIZE)
     parts = pivot.prepare(B, tiny_system.pictures(5), degradations=2)
     assert torch.allclose(whole.latents, parts.latents, atol=1e-5) and torch.allclose(whole.hints, parts.hints, atol=1e-5)
 

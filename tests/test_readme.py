@@ -58,7 +58,8 @@ def test_the_figures_of_the_full_size_are_those_that_notebook_22_counted():
     full, adapted = disk["full weights"][0], disk["LoRA 3"][0]
     assert f"and {adapted:.0f} MB a person instead of {full / 1000:.1f} GB" in README
     G, E = (disk[f"checkpoint of {one}, full weights"][0] / 1000 for one in ("G", "E"))
-    assert f"checkpoints of {G:.1f} GB (G) and {E:.1f} GB (E)" in README
+    assert f"checkpoints of {G:.1f} GB (G) and {E:.1f} GB (E)" in README  # each written beside the last one of its own
+    assert f"leave {2 * G:.0f} GB of disk\nfor notebook 00, {2 * G + 4 * E:.0f} GB for the six arms" in README
 
 
 def test_torch_is_pinned_as_everywhere():
