@@ -132,5 +132,6 @@ def expected(tflop, peak):
     and the seconds that the paper's V100 took."""
     steps = STEPS | {"class pictures": CLASS_PICTURES * STEPS["restoration"]}
     rows = {stage: steps[stage] * tflop["class picture's step" if stage == "class pictures" else f"{stage} step"] for stage in steps}
+    rows["class pictures"] += CLASS_PICTURES * tflop["decode"]
     return pd.DataFrame({"steps": steps, "TFLOP": {k: f"{n:,.0f}" for k, n in rows.items()}, "at the peak (s)": {k: f"{n / peak:.2f}" for k, n in rows.items()},
                          "paper, V100 (s)": {k: f"{PAPER[k]:,.1f}" if k in PAPER else "" for k in rows}})

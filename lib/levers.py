@@ -80,12 +80,11 @@ def resting(B, *names):
 
     B: the system; names: fields of it ("vae", "cleaner", "text_encoder", ...).
     """
-    parts = [getattr(B, name) for name in names]
-    homes = {id(one): (one, one.device) for one in parts}
-    for one, _ in homes.values():
+    homes = [(part := getattr(B, name), part.device) for name in names]
+    for one, _ in homes:
         one.to("cpu")
     try:
         yield
     finally:
-        for one, device in homes.values():
+        for one, device in homes:
             one.to(device)
