@@ -1,4 +1,5 @@
 """Range checks of the numbers a person types: each gives the value back or a named error."""
+
 import math
 
 from lib.errors import DeviceError, RangeError

@@ -1,4 +1,5 @@
 """Named errors of the workbook: each says what is wrong, where, and how to mend it."""
+
 import sys
 
 
@@ -17,7 +18,7 @@ def exit_status(command):
 
 
 class PictureError(WorkbookError):
-    """A picture that cannot be used; its subclasses say why (lib.faces)."""
+    """A picture that cannot be used; its subclasses say why (lib.people.person)."""
 
 
 class UnreadablePictureError(PictureError):
@@ -29,7 +30,7 @@ class PictureSizeError(PictureError):
 
 
 class PersonError(WorkbookError):
-    """A person folder that cannot be used (lib.faces)."""
+    """A person folder that cannot be used (lib.people.person)."""
 
 
 class MissingPicturesError(PersonError):
@@ -53,7 +54,7 @@ class SaveError(WorkbookError):
 
 
 class FaceError(WorkbookError):
-    """A photograph that cannot be aligned (lib.align)."""
+    """A photograph that cannot be aligned (lib.people.alignment)."""
 
 
 class NoFaceError(FaceError):
@@ -65,11 +66,11 @@ class SeveralFacesError(FaceError):
 
 
 class NotThePersonError(FaceError):
-    """Nobody in a photograph resembles the references (lib.photograph)."""
+    """Nobody in a photograph resembles the references (lib.restoration.photographs)."""
 
 
 class PackError(WorkbookError):
-    """An insightface pack or ONNX file that is missing, unreadable, or lacks the wanted model (lib.align, lib.identity)."""
+    """An insightface pack or ONNX file that is missing, unreadable, or lacks the wanted model (lib.people.alignment, lib.metrics.identity)."""
 
 
 class SplitError(WorkbookError):
@@ -85,11 +86,11 @@ class BadSizeError(WorkbookError):
 
 
 class RecipeError(WorkbookError):
-    """A degradation recipe that does not exist or cannot be read (lib.recipes)."""
+    """A degradation recipe that does not exist or cannot be read (lib.degradation.recipes)."""
 
 
 class DrawError(WorkbookError):
-    """A saved degradation draw of another version, incomplete, or out of range (lib.degrade)."""
+    """A saved degradation draw of another version, incomplete, or out of range (lib.degradation.degrade)."""
 
 
 class SeedError(WorkbookError):
@@ -109,11 +110,11 @@ class DeviceError(WorkbookError):
 
 
 class NotebookError(WorkbookError):
-    """A notebook that is missing or breaks the parameter contract (lib.parameters)."""
+    """A notebook that is missing or breaks the parameter contract (lib.runs.parameters)."""
 
 
 class ParameterError(WorkbookError):
-    """A parameter that is unknown, missing or of another type (lib.parameters)."""
+    """A parameter that is unknown, missing or of another type (lib.runs.parameters)."""
 
 
 class RunError(WorkbookError):
@@ -121,23 +122,23 @@ class RunError(WorkbookError):
 
 
 class RecordError(WorkbookError):
-    """A record that cannot be written, read or compared (lib.record)."""
+    """A record that cannot be written, read or compared (lib.runs.record)."""
 
 
 class WeightsError(WorkbookError):
-    """Weights that are missing, truncated or of another architecture (lib.system)."""
+    """Weights that are missing, truncated or of another architecture (lib.models.system)."""
 
 
 class PivotError(WorkbookError):
-    """A pivot or a tuning checkpoint that was made for something else (lib.tune, lib.adapter)."""
+    """A pivot or a tuning checkpoint that was made for something else (lib.training.trainer, lib.models.personal_weights)."""
 
 
 class TrainingError(WorkbookError):
-    """Training that diverged (lib.pretrain)."""
+    """Training that diverged (lib.training.pretraining)."""
 
 
 class LandmarkError(WorkbookError):
-    """Landmarks that cannot be compared; its subclasses say why (lib.landmarks)."""
+    """Landmarks that cannot be compared; its subclasses say why (lib.metrics.landmark_distances)."""
 
 
 class LandmarkShapeError(LandmarkError):

@@ -1,4 +1,5 @@
 """Absolute folders, from this file's own place, and the two guards of the file system."""
+
 import os
 import shutil
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ PARAMS = ROOT / "params"
 RUNS = Path(os.environ.get("WORKBOOK_RUNS") or ROOT / "runs").resolve()
 
 
-def shown(path):
+def display_path(path):
     """The path as a reader should see it: from the repository's root where it lies inside.
 
     Stored notebook outputs show only such paths, so they are the same on every machine.
@@ -25,7 +26,7 @@ def shown(path):
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
-def given(path):
+def from_root(path):
     """A path as a person typed it: seen from the repository's root, whatever folder the kernel runs in."""
     return ROOT / Path(path).expanduser()
 
@@ -38,13 +39,15 @@ def child(folder, *names):
     base = Path(folder).resolve()
     path = base.joinpath(*names).resolve()
     if path == base or not path.is_relative_to(base):
-        raise UnsafePathError(f"Path leaves its folder: {'/'.join(map(str, names))!r} from {shown(base)}. "
-                        "Remedy: use a name inside the folder, without '..', '/' in front or links out of it.")
+        raise UnsafePathError(
+            f"Path leaves its folder: {'/'.join(map(str, names))!r} from {display_path(base)}. "
+            "Remedy: use a name inside the folder, without '..', '/' in front or links out of it."
+        )
     return path
 
 
 @contextmanager
-def writing(path):
+def atomic_write(path):
     """A path to write aside; it takes the place of `path` only when the block ends well.
 
     A file or a folder may be written. After a failure, Ctrl-C included, nothing of it is left and
@@ -61,8 +64,10 @@ def writing(path):
     except BaseException as error:
         remove(part)
         if disk_full(error):
-            raise NoSpaceError(f"No space left: while writing {shown(path)}. Nothing half-written is kept. "
-                               "Remedy: free some space (old runs lie in runs/) and run again.") from error
+            raise NoSpaceError(
+                f"No space left: while writing {display_path(path)}. Nothing half-written is kept. "
+                "Remedy: free some space (old runs lie in runs/) and run again."
+            ) from error
         raise
 
 

@@ -1,4 +1,5 @@
 """Common to all tests and, through nbval, to the notebooks: a clean place to write, no network, stderr not compared."""
+
 import os
 import shutil
 import tempfile

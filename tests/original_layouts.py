@@ -3,6 +3,7 @@
 ldm's UNet and autoencoder and OpenCLIP's text encoder (Stable Diffusion 2.1), DiffBIR's control network and its SwinIR. FULL has the
 published sizes, SMALL the same layouts far narrower.
 """
+
 import json
 import math
 from types import SimpleNamespace
@@ -13,11 +14,17 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
 
 FULL = SimpleNamespace(
-    unet=dict(base=320, context=1024), vae=128, text=dict(vocabulary=49408, width=1024, layers=24, length=77),
-    swin=dict(width=180, depths=(6,) * 8, heads=6, window=8, mlp=360, fold=8, features=64, trained=64))
+    unet=dict(base=320, context=1024),
+    vae=128,
+    text=dict(vocabulary=49408, width=1024, layers=24, length=77),
+    swin=dict(width=180, depths=(6,) * 8, heads=6, window=8, mlp=360, fold=8, features=64, trained=64),
+)
 SMALL = SimpleNamespace(
-    unet=dict(base=32, context=48), vae=32, text=dict(vocabulary=514, width=48, layers=3, length=77),
-    swin=dict(width=12, depths=(2, 2), heads=2, window=4, mlp=24, fold=8, features=16, trained=8))
+    unet=dict(base=32, context=48),
+    vae=32,
+    text=dict(vocabulary=514, width=48, layers=3, length=77),
+    swin=dict(width=12, depths=(2, 2), heads=2, window=4, mlp=24, fold=8, features=16, trained=8),
+)
 MULT, HEAD = (1, 2, 4, 4), 64
 
 
@@ -30,6 +37,7 @@ def holder(**modules):
 
 
 # ---- ldm's UNet and DiffBIR's control network ----
+
 
 class Res(nn.Module):
     def __init__(self, wide, out, time):
@@ -53,7 +61,10 @@ class Cross(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(width, width), nn.Dropout(0))
 
     def forward(self, x, context):
-        q, k, v = (y.unflatten(-1, (-1, self.head)).transpose(1, 2) for y in (self.to_q(x), self.to_k(context), self.to_v(context)))
+        q, k, v = (
+            y.unflatten(-1, (-1, self.head)).transpose(1, 2)
+            for y in (self.to_q(x), self.to_k(context), self.to_v(context))
+        )
         weights = (q @ k.transpose(2, 3) / math.sqrt(self.head)).softmax(-1)
         return self.to_out((weights @ v).transpose(1, 2).flatten(2))
 
@@ -74,9 +85,18 @@ class Transformer(nn.Module):
         self.norm = nn.GroupNorm(32, width, eps=1e-6)
         self.proj_in, self.proj_out = nn.Linear(width, width), nn.Linear(width, width)
         feed = nn.Sequential(Gated(width), nn.Dropout(0), nn.Linear(4 * width, width))
-        self.transformer_blocks = nn.ModuleList([holder(
-            attn1=Cross(width, width, head), ff=holder(net=feed), attn2=Cross(width, context, head),
-            norm1=nn.LayerNorm(width), norm2=nn.LayerNorm(width), norm3=nn.LayerNorm(width))])
+        self.transformer_blocks = nn.ModuleList(
+            [
+                holder(
+                    attn1=Cross(width, width, head),
+                    ff=holder(net=feed),
+                    attn2=Cross(width, context, head),
+                    norm1=nn.LayerNorm(width),
+                    norm2=nn.LayerNorm(width),
+                    norm3=nn.LayerNorm(width),
+                )
+            ]
+        )
 
     def forward(self, x, _, context):
         h = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))
@@ -129,7 +149,9 @@ class Encoder(nn.Module):
             if level < 3:
                 self.input_blocks.append(nn.ModuleList([Down(at)]))
                 self.skips.append(at)
-        self.middle_block = nn.ModuleList([Res(at, at, time), Transformer(at, context, min(HEAD, base)), Res(at, at, time)])
+        self.middle_block = nn.ModuleList(
+            [Res(at, at, time), Transformer(at, context, min(HEAD, base)), Res(at, at, time)]
+        )
 
     def embed(self, t):
         rates = torch.exp(-math.log(10000) * torch.arange(self.base // 2) / (self.base // 2))
@@ -181,6 +203,7 @@ class Control(Encoder):
 
 # ---- ldm's autoencoder ----
 
+
 class VaeRes(nn.Module):
     def __init__(self, wide, out):
         super().__init__()
@@ -224,8 +247,20 @@ class Vae(nn.Module):
                 down[level]["downsample"] = holder(conv=nn.Conv2d(width, width, 3, 2))
             if level:
                 up[level]["upsample"] = holder(conv=conv(width, width))
-        self.encoder = holder(conv_in=conv(3, base), down=down, mid=middle(top), norm_out=nn.GroupNorm(32, top, eps=1e-6), conv_out=conv(top, 8))
-        self.decoder = holder(conv_in=conv(4, top), mid=middle(top), up=up, norm_out=nn.GroupNorm(32, base, eps=1e-6), conv_out=conv(base, 3))
+        self.encoder = holder(
+            conv_in=conv(3, base),
+            down=down,
+            mid=middle(top),
+            norm_out=nn.GroupNorm(32, top, eps=1e-6),
+            conv_out=conv(top, 8),
+        )
+        self.decoder = holder(
+            conv_in=conv(4, top),
+            mid=middle(top),
+            up=up,
+            norm_out=nn.GroupNorm(32, base, eps=1e-6),
+            conv_out=conv(base, 3),
+        )
         self.quant_conv, self.post_quant_conv = conv(8, 8, 1), conv(4, 4, 1)
 
     def moments(self, x):
@@ -248,15 +283,24 @@ class Vae(nn.Module):
 
 # ---- OpenCLIP's text encoder, up to the last block but one ----
 
+
 class Text(nn.Module):
     def __init__(self, vocabulary, width, layers, length):
         super().__init__()
         self.token_embedding = nn.Embedding(vocabulary, width)
         self.positional_embedding = nn.Parameter(0.1 * torch.randn(length, width))
         self.text_projection, self.logit_scale = nn.Parameter(torch.zeros(width, width)), nn.Parameter(torch.zeros(()))
-        self.transformer = holder(resblocks=nn.ModuleList(holder(
-            ln_1=nn.LayerNorm(width), attn=nn.MultiheadAttention(width, width // min(HEAD, width), batch_first=True), ln_2=nn.LayerNorm(width),
-            mlp=holder(c_fc=nn.Linear(width, 4 * width), c_proj=nn.Linear(4 * width, width))) for _ in range(layers)))
+        self.transformer = holder(
+            resblocks=nn.ModuleList(
+                holder(
+                    ln_1=nn.LayerNorm(width),
+                    attn=nn.MultiheadAttention(width, width // min(HEAD, width), batch_first=True),
+                    ln_2=nn.LayerNorm(width),
+                    mlp=holder(c_fc=nn.Linear(width, 4 * width), c_proj=nn.Linear(4 * width, width)),
+                )
+                for _ in range(layers)
+            )
+        )
         self.ln_final = nn.LayerNorm(width)
 
     def forward(self, tokens):
@@ -271,19 +315,30 @@ class Text(nn.Module):
 
 # ---- SwinIR, on its bare weights ----
 
+
 def swin_shapes(width, depths, heads, window, mlp, fold, features, trained):
     """name -> shape of the weights; the buffers are in swin_buffers."""
+
     def both(name, *shape):
         return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
-    shapes = both("conv_first.1", width, 3 * fold ** 2, 3, 3) | both("patch_embed.norm", width)
+
+    shapes = both("conv_first.1", width, 3 * fold**2, 3, 3) | both("patch_embed.norm", width)
     for i, depth in enumerate(depths):
         for j in range(depth):
             at = f"layers.{i}.residual_group.blocks.{j}"
-            shapes |= both(f"{at}.norm1", width) | both(f"{at}.attn.qkv", 3 * width, width) | both(f"{at}.attn.proj", width, width)
+            shapes |= (
+                both(f"{at}.norm1", width)
+                | both(f"{at}.attn.qkv", 3 * width, width)
+                | both(f"{at}.attn.proj", width, width)
+            )
             shapes |= both(f"{at}.norm2", width) | both(f"{at}.mlp.fc1", mlp, width) | both(f"{at}.mlp.fc2", width, mlp)
             shapes[f"{at}.attn.relative_position_bias_table"] = ((2 * window - 1) ** 2, heads)
         shapes |= both(f"layers.{i}.conv", width, width, 3, 3)
-    shapes |= both("norm", width) | both("conv_after_body", width, width, 3, 3) | both("conv_before_upsample.0", features, width, 3, 3)
+    shapes |= (
+        both("norm", width)
+        | both("conv_after_body", width, width, 3, 3)
+        | both("conv_before_upsample.0", features, width, 3, 3)
+    )
     for name in ("conv_up1", "conv_up2", "conv_up3", "conv_hr"):
         shapes |= both(name, features, features, 3, 3)
     return shapes | both("conv_last", 3, features, 3, 3)
@@ -292,23 +347,32 @@ def swin_shapes(width, depths, heads, window, mlp, fold, features, trained):
 def swin_buffers(depths, window, trained, **_):
     """The index and the masks, pair by pair of places."""
     place = [(y, x) for y in range(window) for x in range(window)]
-    index = torch.tensor([[(a[0] - b[0] + window - 1) * (2 * window - 1) + a[1] - b[1] + window - 1 for b in place] for a in place])
+    index = torch.tensor(
+        [[(a[0] - b[0] + window - 1) * (2 * window - 1) + a[1] - b[1] + window - 1 for b in place] for a in place]
+    )
 
     def region(y, x):  # which of the nine pieces of the rolled map
         return tuple((at >= trained - window) + (at >= trained - window // 2) for at in (y, x))
+
     corners = [(y, x) for y in range(0, trained, window) for x in range(0, trained, window)]
     pieces = [[region(y + dy, x + dx) for dy, dx in place] for y, x in corners]
     mask = torch.tensor([[[0.0 if a == b else -100.0 for b in row] for a in row] for row in pieces])
     blocks = [(f"layers.{i}.residual_group.blocks.{j}", j) for i, depth in enumerate(depths) for j in range(depth)]
-    return {f"{at}.attn.relative_position_index": index for at, _ in blocks} | {f"{at}.attn_mask": mask for at, j in blocks if j % 2}
+    return {f"{at}.attn.relative_position_index": index for at, _ in blocks} | {
+        f"{at}.attn_mask": mask for at, j in blocks if j % 2
+    }
 
 
 def swin_block(w, x, heads, window, shift):
     """One window-attention block over maps x (N, H, W, C), as attention over the whole map in which only a window's own places count."""
     n, h, width, c = x.shape
     y, z = torch.meshgrid(torch.arange(h), torch.arange(width), indexing="ij")
-    y, z = ((at - shift) % length for at, length in ((y.flatten(), h), (z.flatten(), width)))  # where a place lies once rolled
-    wrapped = [at >= length - shift if shift else at < 0 for at, length in ((y, h), (z, width))]  # came from the other edge
+    y, z = (
+        (at - shift) % length for at, length in ((y.flatten(), h), (z.flatten(), width))
+    )  # where a place lies once rolled
+    wrapped = [
+        at >= length - shift if shift else at < 0 for at, length in ((y, h), (z, width))
+    ]  # came from the other edge
     apart = (y[:, None] // window != y // window) | (z[:, None] // window != z // window)
     for side in wrapped:
         apart = apart | (side[:, None] != side)
@@ -321,8 +385,11 @@ def swin_block(w, x, heads, window, shift):
 
     def norm(name, v):
         return F.layer_norm(v, (c,), w[f"{name}.weight"], w[f"{name}.bias"])
+
     x = x.view(n, -1, c)
-    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in linear("attn.qkv", norm("norm1", x)).chunk(3, -1))
+    q, k, v = (
+        part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in linear("attn.qkv", norm("norm1", x)).chunk(3, -1)
+    )
     weights = (q @ k.transpose(2, 3) / math.sqrt(c // heads) + bias).softmax(-1)
     x = x + linear("attn.proj", (weights @ v).transpose(1, 2).flatten(2))
     return (x + linear("mlp.fc2", F.gelu(linear("mlp.fc1", norm("norm2", x))))).view(n, h, width, c)
@@ -330,11 +397,13 @@ def swin_block(w, x, heads, window, shift):
 
 def swin(w, x, depths, heads, window, fold, **_):
     """The network on pictures x in [0, 1], from its weights by name."""
+
     def conv2d(name, v):
         return F.conv2d(v, w[f"{name}.weight"], w[f"{name}.bias"], padding=1)
 
     def norm(name, v):
         return F.layer_norm(v, v.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"])
+
     mean = torch.tensor([0.4488, 0.4371, 0.4040]).view(1, 3, 1, 1)
     first = conv2d("conv_first.1", F.pixel_unshuffle(x - mean, fold))
     h = norm("patch_embed.norm", first.permute(0, 2, 3, 1))
@@ -342,7 +411,13 @@ def swin(w, x, depths, heads, window, fold, **_):
         y = h
         for j in range(depth):
             at = f"layers.{i}.residual_group.blocks.{j}."
-            y = swin_block({k.removeprefix(at): v for k, v in w.items() if k.startswith(at)}, y, heads, window, window // 2 * (j % 2))
+            y = swin_block(
+                {k.removeprefix(at): v for k, v in w.items() if k.startswith(at)},
+                y,
+                heads,
+                window,
+                window // 2 * (j % 2),
+            )
         h = h + conv2d(f"layers.{i}.conv", y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     h = first + conv2d("conv_after_body", norm("norm", h).permute(0, 3, 1, 2))
     h = F.leaky_relu(conv2d("conv_before_upsample.0", h), 0.01)
@@ -353,10 +428,14 @@ def swin(w, x, depths, heads, window, fold, **_):
 
 # ---- files ----
 
+
 def vocabulary():
     """A CLIP vocabulary of single bytes: token 0 is "!", the last two are the marks, as in the published one."""
     alphabet = sorted(ByteLevel.alphabet())
-    return {symbol: i for i, symbol in enumerate([*alphabet, *(a + "</w>" for a in alphabet), "<|startoftext|>", "<|endoftext|>"])}
+    return {
+        symbol: i
+        for i, symbol in enumerate([*alphabet, *(a + "</w>" for a in alphabet), "<|startoftext|>", "<|endoftext|>"])
+    }
 
 
 def write_tokenizer(folder):
@@ -364,5 +443,7 @@ def write_tokenizer(folder):
     folder.mkdir(parents=True)
     (folder / "vocab.json").write_text(json.dumps(vocabulary()))
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<|endoftext|>", "model_max_length": 77, "tokenizer_class": "CLIPTokenizer"}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"pad_token": "<|endoftext|>", "model_max_length": 77, "tokenizer_class": "CLIPTokenizer"})
+    )
     return folder

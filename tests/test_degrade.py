@@ -1,4 +1,5 @@
 """Degradation: identity limits, closed forms, an independent composition, replay, coverage of the ranges, named errors."""
+
 import dataclasses
 import io
 import json
@@ -12,9 +13,9 @@ import skimage.data
 import torch
 from PIL import Image
 
-import lib.degrade as D
+from lib.degradation import degrade, operators, recipes
+from lib.degradation.operators import KINDS, bessel_j1, kernel
 from lib.errors import DrawError, PictureError, PictureSizeError, RecipeError, SeedError
-from lib.operators import KINDS, bessel_j1, kernel
 
 SECOND_ORDER = ("realesrgan", "tiny", "tiny-heavy")
 
@@ -31,7 +32,7 @@ def batch(face):
 
 
 def draws_of(recipe, count=600, size=128):
-    return [D.draw(recipe, np.random.default_rng(seed), size) for seed in range(count)]
+    return [degrade.draw(recipe, np.random.default_rng(seed), size) for seed in range(count)]
 
 
 def steps_of(draws, kind, stage):
@@ -39,34 +40,53 @@ def steps_of(draws, kind, stage):
 
 
 def psnr(one, other):
-    return -10 * math.log10(np.mean((one.astype(float) - other) ** 2) / 255 ** 2)
+    return -10 * math.log10(np.mean((one.astype(float) - other) ** 2) / 255**2)
 
 
 # ---- limits ----
 
+
 def test_none_is_exact(face, batch):
-    assert np.array_equal(D.apply(face, D.draw("none", np.random.default_rng(0), 128)), face)
-    assert torch.allclose(D.degrade(batch, "none", range(4))[0], batch, atol=1e-6)
+    assert np.array_equal(degrade.apply(face, degrade.draw("none", np.random.default_rng(0), 128)), face)
+    assert torch.allclose(degrade.degrade(batch, "none", range(4))[0], batch, atol=1e-6)
 
 
-@pytest.mark.parametrize("step", [D.Blur("iso", 41, 0.0, 0.0), D.Blur("aniso", 13, 1e-6, 1e-9, 1.0), D.Resize(1.0, "area"), D.Noise(0.0, 7), D.Noise(0.0, 7, "poisson")])
+@pytest.mark.parametrize(
+    "step",
+    [
+        operators.Blur("iso", 41, 0.0, 0.0),
+        operators.Blur("aniso", 13, 1e-6, 1e-9, 1.0),
+        operators.Resize(1.0, "area"),
+        operators.Noise(0.0, 7),
+        operators.Noise(0.0, 7, "poisson"),
+    ],
+)
 def test_each_operator_has_an_identity(face, step):
-    assert np.array_equal(D.apply(face, D.by_hand(128, [step])), face)
+    assert np.array_equal(degrade.apply(face, degrade.by_hand(128, [step])), face)
 
 
 def test_all_limits_together_are_nearly_the_picture(face):
-    limit = [D.Blur("iso", 41, 0.01, 0.01), D.Resize(1.0), D.Noise(0.0, 1), D.Jpeg(100)]
-    assert psnr(D.apply(face, D.by_hand(128, limit)), face) > 38  # 4:2:0 chroma is all that is lost
-    assert psnr(D.apply(face, D.by_hand(128, limit[:3] + [D.Jpeg(30)])), face) < 34
+    limit = [operators.Blur("iso", 41, 0.01, 0.01), operators.Resize(1.0), operators.Noise(0.0, 1), operators.Jpeg(100)]
+    assert psnr(degrade.apply(face, degrade.by_hand(128, limit)), face) > 38  # 4:2:0 chroma is all that is lost
+    assert psnr(degrade.apply(face, degrade.by_hand(128, limit[:3] + [operators.Jpeg(30)])), face) < 34
 
 
 def test_stronger_is_worse(face):
-    for weak, strong in [(D.Blur("iso", 41, 1.0, 1.0), D.Blur("iso", 41, 4.0, 4.0)), (D.Resize(2.0), D.Resize(8.0)),
-                         (D.Noise(5.0, 1), D.Noise(20.0, 1)), (D.Noise(0.5, 1, "poisson"), D.Noise(2.0, 1, "poisson")), (D.Jpeg(80), D.Jpeg(20))]:
-        assert psnr(D.apply(face, D.by_hand(128, [weak])), face) > psnr(D.apply(face, D.by_hand(128, [strong])), face) + 1
+    for weak, strong in [
+        (operators.Blur("iso", 41, 1.0, 1.0), operators.Blur("iso", 41, 4.0, 4.0)),
+        (operators.Resize(2.0), operators.Resize(8.0)),
+        (operators.Noise(5.0, 1), operators.Noise(20.0, 1)),
+        (operators.Noise(0.5, 1, "poisson"), operators.Noise(2.0, 1, "poisson")),
+        (operators.Jpeg(80), operators.Jpeg(20)),
+    ]:
+        assert (
+            psnr(degrade.apply(face, degrade.by_hand(128, [weak])), face)
+            > psnr(degrade.apply(face, degrade.by_hand(128, [strong])), face) + 1
+        )
 
 
 # ---- kernels ----
+
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [7, 21, 41])
@@ -84,7 +104,7 @@ def test_isotropic_kernel_is_the_closed_form():
 
 
 def test_blur_is_opencvs_gaussian_blur(face):
-    ours = D.Blur("iso", 41, 3.3, 3.3)(face.astype(np.float32))
+    ours = operators.Blur("iso", 41, 3.3, 3.3)(face.astype(np.float32))
     assert np.allclose(ours, cv2.GaussianBlur(face.astype(np.float32), (41, 41), 3.3), atol=1e-2)
 
 
@@ -92,15 +112,19 @@ def test_blur_is_opencvs_gaussian_blur(face):
 def test_rotated_kernel_has_the_second_moments(angle):
     values = kernel("aniso", 61, 5.0, 2.0, angle).astype(float)
     y, x = np.mgrid[-30:31, -30:31]
-    found = np.array([[(values * x * x).sum(), (values * x * y).sum()], [(values * x * y).sum(), (values * y * y).sum()]])
+    found = np.array(
+        [[(values * x * x).sum(), (values * x * y).sum()], [(values * x * y).sum(), (values * y * y).sum()]]
+    )
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     assert np.allclose(found, turn @ np.diag([25.0, 4.0]) @ turn.T, atol=0.02)
 
 
 def test_generalised_with_beta_one_is_gaussian_and_plateau_is_flat():
-    assert np.allclose(kernel("generalised_aniso", 21, 3.0, 1.5, 0.7, beta=1.0), kernel("aniso", 21, 3.0, 1.5, 0.7), atol=1e-7)
+    assert np.allclose(
+        kernel("generalised_aniso", 21, 3.0, 1.5, 0.7, beta=1.0), kernel("aniso", 21, 3.0, 1.5, 0.7), atol=1e-7
+    )
     plateau, gaussian = kernel("plateau_iso", 21, 3.0, beta=2.0), kernel("iso", 21, 3.0)
-    assert plateau[10, 11] / plateau[10, 10] == pytest.approx(1 / (1 + 3.0 ** -4), rel=1e-5)
+    assert plateau[10, 11] / plateau[10, 10] == pytest.approx(1 / (1 + 3.0**-4), rel=1e-5)
     assert plateau[10, 12] / plateau[10, 10] > gaussian[10, 12] / gaussian[10, 10]
 
 
@@ -121,10 +145,11 @@ def test_sinc_passes_below_and_stops_above_its_cut_off():
 
 # ---- noise and JPEG ----
 
+
 @pytest.mark.parametrize("delta", [1.0, 8.0, 20.0])
 def test_gaussian_noise_has_its_standard_deviation(delta):
     level = np.full((256, 256, 3), 127.0, np.float32)
-    noise = D.Noise(delta, 5)(level) - level
+    noise = operators.Noise(delta, 5)(level) - level
     assert noise.std() == pytest.approx(delta, rel=0.01) and abs(noise.mean()) < delta / 50
     assert abs(np.corrcoef(noise[..., 0].ravel(), noise[..., 1].ravel())[0, 1]) < 0.02
 
@@ -132,19 +157,21 @@ def test_gaussian_noise_has_its_standard_deviation(delta):
 @pytest.mark.parametrize("kind", ["gaussian", "poisson"])
 def test_grey_noise_is_the_same_in_every_channel(kind):
     level = np.full((64, 64, 3), 127.0, np.float32) + np.arange(64, dtype=np.float32)[:, None, None] / 2
-    noise = D.Noise(2.0, 5, kind, grey=True)(level) - level
+    noise = operators.Noise(2.0, 5, kind, grey=True)(level) - level
     assert noise.std() > 0.5 and np.allclose(noise[..., 0], noise[..., 2], atol=1e-3)
 
 
 def test_shot_noise_grows_with_the_square_root_of_light():
-    levels = np.repeat(np.arange(256, dtype=np.float32)[:, None, None], 600, 1).repeat(3, 2)  # 256 levels: 256 photons at white
-    noise = D.Noise(1.0, 5, "poisson")(levels) - levels
+    levels = np.repeat(np.arange(256, dtype=np.float32)[:, None, None], 600, 1).repeat(
+        3, 2
+    )  # 256 levels: 256 photons at white
+    noise = operators.Noise(1.0, 5, "poisson")(levels) - levels
     for level in (16, 64, 140):
         assert noise[level].std() == pytest.approx(255 * math.sqrt(level / 255 / 256), rel=0.06)
 
 
 def test_noise_stays_in_range():
-    noisy = D.Noise(60.0, 1)(np.full((64, 64, 3), 250.0, np.float32))
+    noisy = operators.Noise(60.0, 1)(np.full((64, 64, 3), 250.0, np.float32))
     assert noisy.max() <= 255 and noisy.min() >= 0
 
 
@@ -152,36 +179,37 @@ def test_noise_stays_in_range():
 def test_jpeg_is_pillows_at_the_same_quality(face, quality):
     buffer = io.BytesIO()
     Image.fromarray(face).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
-    ours = D.once(face, (D.Jpeg(quality),)).astype(int)
+    ours = degrade.once(face, (operators.Jpeg(quality),)).astype(int)
     difference = np.abs(ours - np.asarray(Image.open(buffer)))
     assert difference.mean() < 0.5 and np.percentile(difference, 99) <= 3  # two builds of libjpeg may round apart
 
 
 def test_jpeg_keeps_the_order_of_colours():
     red = np.zeros((32, 32, 3), np.uint8) + np.array([220, 30, 10], np.uint8)
-    assert np.abs(D.once(red, (D.Jpeg(95),)).astype(int) - red).max() <= 4
+    assert np.abs(degrade.once(red, (operators.Jpeg(95),)).astype(int) - red).max() <= 4
 
 
 # ---- draws ----
 
-@pytest.mark.parametrize("recipe", D.RECIPES)
+
+@pytest.mark.parametrize("recipe", recipes.RECIPES)
 def test_a_draw_replays_to_the_same_pixels_from_json(face, recipe):
     for one in draws_of(recipe, 12):
-        again = D.Draw.from_json(one.to_json())
-        assert again == one and np.array_equal(D.apply(face, again), D.apply(face, one))
+        again = degrade.Degradation.from_json(one.to_json())
+        assert again == one and np.array_equal(degrade.apply(face, again), degrade.apply(face, one))
 
 
-@pytest.mark.parametrize("recipe", D.RECIPES)
+@pytest.mark.parametrize("recipe", recipes.RECIPES)
 def test_recipes_survive_json(recipe):
-    again = D.Recipe.from_dict(json.loads(json.dumps(D.RECIPES[recipe].to_dict())))
-    assert again == D.RECIPES[recipe]
-    assert D.draw(again, np.random.default_rng(3), 64) == D.draw(recipe, np.random.default_rng(3), 64)
+    again = recipes.Recipe.from_dict(json.loads(json.dumps(recipes.RECIPES[recipe].to_dict())))
+    assert again == recipes.RECIPES[recipe]
+    assert degrade.draw(again, np.random.default_rng(3), 64) == degrade.draw(recipe, np.random.default_rng(3), 64)
 
 
 @pytest.mark.parametrize("recipe", ["codeformer", "realesrgan", "tiny"])
 def test_a_seed_means_the_same_picture_whatever_the_batch(batch, recipe):
-    together, draws = D.degrade(batch, recipe, [5, 6, 7, 8])
-    alone, draw = D.degrade(batch[2:3], recipe, [7])
+    together, draws = degrade.degrade(batch, recipe, [5, 6, 7, 8])
+    alone, draw = degrade.degrade(batch[2:3], recipe, [7])
     assert torch.equal(together[2:3], alone) and draws[2] == draw[0]
     assert together.shape == batch.shape and together.dtype == torch.float32 and together.abs().max() <= 1
 
@@ -189,13 +217,13 @@ def test_a_seed_means_the_same_picture_whatever_the_batch(batch, recipe):
 def test_other_seeds_other_pictures_and_the_input_is_left_alone(batch):
     before = batch.clone()
     same = batch[:1].expand(8, -1, -1, -1)
-    pictures, _ = D.degrade(same, "tiny", range(8))
+    pictures, _ = degrade.degrade(same, "tiny", range(8))
     assert len({picture.numpy().tobytes() for picture in pictures}) == 8 and torch.equal(batch, before)
 
 
 def test_the_tensor_wrapper_is_draw_and_apply(face, batch):
-    pictures, draws = D.degrade(batch[:1], "tiny", [11])
-    expected = D.apply(face, D.draw("tiny", np.random.default_rng(11), 128))
+    pictures, draws = degrade.degrade(batch[:1], "tiny", [11])
+    expected = degrade.apply(face, degrade.draw("tiny", np.random.default_rng(11), 128))
     assert np.array_equal(((pictures[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy(), expected)
     assert draws[0].made_for == 128 and draws[0].size == (128, 128)
 
@@ -204,13 +232,15 @@ def test_the_tensor_wrapper_is_draw_and_apply(face, batch):
 def test_second_order_is_first_order_twice(face, recipe):
     for one in draws_of(recipe, 15):
         first, second = one.stages
-        small = D.once(D.once(face, first), second)
-        assert np.array_equal(D.apply(face, one), cv2.resize(small, (128, 128), interpolation=D.INTERPOLATIONS[one.restore]))
+        small = degrade.once(degrade.once(face, first), second)
+        assert np.array_equal(
+            degrade.apply(face, one), cv2.resize(small, (128, 128), interpolation=operators.INTERPOLATIONS[one.restore])
+        )
 
 
 def test_eq_9_is_an_independent_composition(face):
     """[(x * k) down_r + n]_JPEG written out with OpenCV and numpy alone."""
-    one = D.draw("dpt", np.random.default_rng(4), 128)
+    one = degrade.draw("dpt", np.random.default_rng(4), 128)
     blur, resize, noise, jpeg = one.stages[0]
     x = cv2.filter2D(face.astype(np.float32), -1, kernel(blur.kind, blur.size, blur.sigma_x, blur.sigma_y, blur.angle))
     side = round(128 / resize.down)
@@ -218,7 +248,7 @@ def test_eq_9_is_an_independent_composition(face):
     x = np.clip(x + noise.delta * np.random.default_rng(noise.seed).standard_normal(x.shape, np.float32), 0, 255)
     _, file = cv2.imencode(".jpg", x.round().astype(np.uint8)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, jpeg.quality])
     expected = cv2.resize(cv2.imdecode(file, 1)[..., ::-1], (128, 128), interpolation=cv2.INTER_LINEAR)
-    assert np.abs(D.apply(face, one).astype(int) - expected).max() <= 1
+    assert np.abs(degrade.apply(face, one).astype(int) - expected).max() <= 1
 
 
 def covers(values, low, high, slack=0.03):
@@ -227,136 +257,204 @@ def covers(values, low, high, slack=0.03):
     return low <= min(values) <= low + room and high - room <= max(values) <= high
 
 
-@pytest.mark.parametrize("recipe, stage, sigma, down, noise, jpeg", [
-    ("codeformer", 0, (0.1, 12), (1, 12), (0, 15), (30, 100)), ("dpt", 0, (0.1, 10), (0.8, 8), (0, 20), (60, 100)),
-    ("tiny", 0, (0.2, 2.0), (1, 3.5), (0, 12), (40, 95)), ("tiny", 1, (0.2, 1.0), (1, 1.6), (0, 8), (40, 95))])
+@pytest.mark.parametrize(
+    "recipe, stage, sigma, down, noise, jpeg",
+    [
+        ("codeformer", 0, (0.1, 12), (1, 12), (0, 15), (30, 100)),
+        ("dpt", 0, (0.1, 10), (0.8, 8), (0, 20), (60, 100)),
+        ("tiny", 0, (0.2, 2.0), (1, 3.5), (0, 12), (40, 95)),
+        ("tiny", 1, (0.2, 1.0), (1, 1.6), (0, 8), (40, 95)),
+    ],
+)
 def test_draws_cover_the_published_ranges(recipe, stage, sigma, down, noise, jpeg):
     draws = draws_of(recipe)
-    blurs = steps_of(draws, D.Blur, stage)
+    blurs = steps_of(draws, operators.Blur, stage)
     assert covers([b.sigma_x for b in blurs], *sigma) and covers([b.sigma_y for b in blurs], *sigma)
-    assert covers([step.down for step in steps_of(draws, D.Resize, stage)], *down)
-    assert covers([step.delta for step in steps_of(draws, D.Noise, stage)], *noise)
-    assert covers([step.quality for step in steps_of(draws, D.Jpeg, stage)], *jpeg)
+    assert covers([step.down for step in steps_of(draws, operators.Resize, stage)], *down)
+    assert covers([step.delta for step in steps_of(draws, operators.Noise, stage)], *noise)
+    assert covers([step.quality for step in steps_of(draws, operators.Jpeg, stage)], *jpeg)
     assert np.mean([b.kind == "iso" for b in blurs]) == pytest.approx(0.5, abs=0.07)
-    assert np.mean([step.down for step in steps_of(draws, D.Resize, stage)]) == pytest.approx(sum(down) / 2, rel=0.06)
+    assert np.mean([step.down for step in steps_of(draws, operators.Resize, stage)]) == pytest.approx(
+        sum(down) / 2, rel=0.06
+    )
 
 
 def test_realesrgan_has_the_published_probabilities():
     draws = draws_of("realesrgan", 3000)
-    blurs = steps_of(draws, D.Blur, 0)
+    blurs = steps_of(draws, operators.Blur, 0)
     odds = {kind: np.mean([b.kind == kind for b in blurs]) for kind in KINDS}
-    expected = {"iso": 0.405, "aniso": 0.225, "generalised_iso": 0.108, "generalised_aniso": 0.027, "plateau_iso": 0.108, "plateau_aniso": 0.027, "sinc": 0.1}
+    expected = {
+        "iso": 0.405,
+        "aniso": 0.225,
+        "generalised_iso": 0.108,
+        "generalised_aniso": 0.027,
+        "plateau_iso": 0.108,
+        "plateau_aniso": 0.027,
+        "sinc": 0.1,
+    }
     assert all(odds[kind] == pytest.approx(expected[kind], abs=0.03) for kind in KINDS)
     assert {b.size for b in blurs} == set(range(7, 22, 2))
-    scales = np.array([1 / step.down for step in steps_of(draws, D.Resize, 0)])
+    scales = np.array([1 / step.down for step in steps_of(draws, operators.Resize, 0)])
     assert [np.mean(scales > 1), np.mean(scales < 1), np.mean(scales == 1)] == pytest.approx([0.2, 0.7, 0.1], abs=0.03)
     assert covers(scales, 0.15, 1.5)
-    first = steps_of(draws, D.Noise, 0)
+    first = steps_of(draws, operators.Noise, 0)
     assert np.mean([n.kind == "gaussian" for n in first]) == pytest.approx(0.5, abs=0.03)
-    assert covers([n.delta for n in first if n.kind == "gaussian"], 1, 30) and covers([n.delta for n in first if n.kind == "poisson"], 0.05, 3)
+    assert covers([n.delta for n in first if n.kind == "gaussian"], 1, 30) and covers(
+        [n.delta for n in first if n.kind == "poisson"], 0.05, 3
+    )
     assert np.mean([n.grey for n in first]) == pytest.approx(0.4, abs=0.03)
-    assert covers([j.quality for stage in (0, 1) for j in steps_of(draws, D.Jpeg, stage)], 30, 95)
+    assert covers([j.quality for stage in (0, 1) for j in steps_of(draws, operators.Jpeg, stage)], 30, 95)
 
 
 def test_realesrgan_second_stage_ends_in_either_order_at_a_quarter():
     draws = draws_of("realesrgan", 2000)
     seconds = [one.stages[1] for one in draws]
-    assert np.mean([isinstance(s[0], D.Blur) for s in seconds]) == pytest.approx(0.8, abs=0.03)
-    final = [[b for b in s[1:] if isinstance(b, D.Blur)] for s in seconds]
+    assert np.mean([isinstance(s[0], operators.Blur) for s in seconds]) == pytest.approx(0.8, abs=0.03)
+    final = [[b for b in s[1:] if isinstance(b, operators.Blur)] for s in seconds]
     assert np.mean([len(f) == 1 for f in final]) == pytest.approx(0.8, abs=0.03)
     assert all(f[0].kind == "sinc" and f[0].omega >= math.pi / 3 for f in final if f)
-    assert np.mean([isinstance(s[-1], D.Jpeg) for s in seconds]) == pytest.approx(0.5, abs=0.04)
-    totals = [math.prod(step.down for stage in one.stages for step in stage if isinstance(step, D.Resize)) for one in draws]
+    assert np.mean([isinstance(s[-1], operators.Jpeg) for s in seconds]) == pytest.approx(0.5, abs=0.04)
+    totals = [
+        math.prod(step.down for stage in one.stages for step in stage if isinstance(step, operators.Resize))
+        for one in draws
+    ]
     assert totals == pytest.approx([4.0] * len(totals))
-    inner = [one.stages[0][1].down * next(step for step in one.stages[1] if isinstance(step, D.Resize)).down for one in draws]
+    inner = [
+        one.stages[0][1].down * next(step for step in one.stages[1] if isinstance(step, operators.Resize)).down
+        for one in draws
+    ]
     assert covers([4 / total for total in inner], 0.3, 1.2)
 
 
 def test_heavier_than_tiny(face):
-    total = [math.prod(step.down for stage in one.stages for step in stage if isinstance(step, D.Resize)) for one in draws_of("tiny-heavy")]
+    total = [
+        math.prod(step.down for stage in one.stages for step in stage if isinstance(step, operators.Resize))
+        for one in draws_of("tiny-heavy")
+    ]
     assert 5 <= min(total) and max(total) <= 8
-    quality = {name: np.median([psnr(D.apply(face, one), face) for one in draws_of(name, 60)]) for name in ("tiny", "tiny-heavy")}
+    quality = {
+        name: np.median([psnr(degrade.apply(face, one), face) for one in draws_of(name, 60)])
+        for name in ("tiny", "tiny-heavy")
+    }
     assert quality["tiny"] > quality["tiny-heavy"] + 1.5
 
 
 def test_sigma_is_scaled_only_when_asked():
-    plain, scaled = (D.draw("codeformer", np.random.default_rng(2), 128, scale_sigma=ask) for ask in (False, True))
+    plain, scaled = (
+        degrade.draw("codeformer", np.random.default_rng(2), 128, scale_sigma=ask) for ask in (False, True)
+    )
     assert plain.made_for == 512 and plain.sigma_scale == 1 and scaled.sigma_scale == 0.25
     assert scaled.stages[0][0].sigma_x == pytest.approx(plain.stages[0][0].sigma_x / 4)
     assert scaled.stages[0][1:] == plain.stages[0][1:]
-    larger = D.draw("tiny", np.random.default_rng(2), 512, scale_sigma=True).stages[0][0]
+    larger = degrade.draw("tiny", np.random.default_rng(2), 512, scale_sigma=True).stages[0][0]
     assert larger.size >= 41 and larger.size % 2 == 1
 
 
 def test_any_shape_from_16_pixels_on():
     for shape in [(16, 16), (17, 90), (301, 200)]:
         picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-        for recipe in D.RECIPES:
-            result = D.apply(picture, D.draw(recipe, np.random.default_rng(1), shape))
+        for recipe in recipes.RECIPES:
+            result = degrade.apply(picture, degrade.draw(recipe, np.random.default_rng(1), shape))
             assert result.shape == picture.shape and result.dtype == np.uint8
 
 
 # ---- bad input ----
 
+
 def test_an_unknown_recipe_names_those_there_are():
     with pytest.raises(RecipeError, match="tiny.*none.*codeformer|none.*codeformer.*tiny"):
-        D.draw("codefromer", np.random.default_rng(0), 128)
+        degrade.draw("codefromer", np.random.default_rng(0), 128)
     with pytest.raises(RecipeError):
-        D.Recipe.from_dict({"name": "mine", "made_for": 128, "stages": [{"blurr": 1}]})
+        recipes.Recipe.from_dict({"name": "mine", "made_for": 128, "stages": [{"blurr": 1}]})
 
 
-@pytest.mark.parametrize("picture, error", [
-    (np.zeros((128, 128, 3), np.float32), PictureError), (np.zeros((128, 128), np.uint8), PictureError), (np.zeros((128, 128, 4), np.uint8), PictureError),
-    (None, PictureError), (np.zeros((64, 64, 3), np.uint8), PictureSizeError), (np.zeros((8, 8, 3), np.uint8), PictureSizeError)])
+@pytest.mark.parametrize(
+    "picture, error",
+    [
+        (np.zeros((128, 128, 3), np.float32), PictureError),
+        (np.zeros((128, 128), np.uint8), PictureError),
+        (np.zeros((128, 128, 4), np.uint8), PictureError),
+        (None, PictureError),
+        (np.zeros((64, 64, 3), np.uint8), PictureSizeError),
+        (np.zeros((8, 8, 3), np.uint8), PictureSizeError),
+    ],
+)
 def test_a_bad_picture_is_refused(picture, error):
     with pytest.raises(error, match="Remedy"):
-        D.apply(picture, D.draw("tiny", np.random.default_rng(0), 128))
+        degrade.apply(picture, degrade.draw("tiny", np.random.default_rng(0), 128))
 
 
 def test_a_bad_batch_is_refused(batch):
     nan = batch.clone()
     nan[1, 0, 3, 3] = float("nan")
-    for bad in (nan, batch / 0, (batch + 1) * 127.5, batch[0], batch[:, :1], batch.byte(), batch.numpy(), batch[..., :8, :8]):
+    for bad in (
+        nan,
+        batch / 0,
+        (batch + 1) * 127.5,
+        batch[0],
+        batch[:, :1],
+        batch.byte(),
+        batch.numpy(),
+        batch[..., :8, :8],
+    ):
         with pytest.raises(PictureError, match="Remedy"):
-            D.degrade(bad, "tiny", range(len(bad)))
+            degrade.degrade(bad, "tiny", range(len(bad)))
     with pytest.raises(PictureSizeError):
-        D.draw("tiny", np.random.default_rng(0), 15)
+        degrade.draw("tiny", np.random.default_rng(0), 15)
 
 
 @pytest.mark.parametrize("seeds", [[1, 2, 3], [1, 2, 3, -4], [1, 2, 3, 4.0], [1, 2, 3, True], 5, "1234"])
 def test_bad_seeds_are_refused(batch, seeds):
     with pytest.raises(SeedError, match="Remedy"):
-        D.degrade(batch, "tiny", seeds)
+        degrade.degrade(batch, "tiny", seeds)
 
 
 def test_seeds_may_be_a_tensor_or_an_array(batch):
-    expected, _ = D.degrade(batch, "tiny", [1, 2, 3, 4])
-    assert torch.equal(D.degrade(batch, "tiny", torch.arange(1, 5))[0], expected)
-    assert torch.equal(D.degrade(batch, "tiny", np.arange(1, 5))[0], expected)
+    expected, _ = degrade.degrade(batch, "tiny", [1, 2, 3, 4])
+    assert torch.equal(degrade.degrade(batch, "tiny", torch.arange(1, 5))[0], expected)
+    assert torch.equal(degrade.degrade(batch, "tiny", np.arange(1, 5))[0], expected)
 
 
 def broken(**changes):
-    return {**D.draw("tiny", np.random.default_rng(0), 128).to_dict(), **changes}
+    return {**degrade.draw("tiny", np.random.default_rng(0), 128).to_dict(), **changes}
 
 
-@pytest.mark.parametrize("saved", [
-    broken(version=99), {k: v for k, v in broken().items() if k != "version"}, {k: v for k, v in broken().items() if k != "stages"},
-    broken(colour="blue"), broken(stages=[[{"op": "smudge"}]]), broken(stages=[[{"op": "jpeg"}]]), broken(stages=[[{"op": "jpeg", "quality": 300}]]),
-    broken(stages=[[{"op": "noise", "delta": -1.0, "seed": 1}]]), broken(stages=[[{"op": "noise", "delta": 5.0}]]), broken(stages=3), broken(size=7),
-    broken(stages=[[{"op": "blur", "kind": "box", "size": 7}]]), broken(stages=[[{"op": "blur", "kind": "iso", "size": 8}]]),
-    broken(stages=[[{"op": "blur", "kind": "iso", "size": "7"}]]), broken(stages=[[{"op": "resize", "down": 0}]]),
-    broken(stages=[[{"op": "resize", "down": 2, "interpolation": "lanczos"}]]), broken(restore="lanczos"), broken(size=[128]),
-    broken(stages=[[{"op": "blur", "kind": "aniso", "size": 7, "sigma_x": 1.0, "sigma_y": float("nan")}]]), [], None])
+@pytest.mark.parametrize(
+    "saved",
+    [
+        broken(version=99),
+        {k: v for k, v in broken().items() if k != "version"},
+        {k: v for k, v in broken().items() if k != "stages"},
+        broken(colour="blue"),
+        broken(stages=[[{"op": "smudge"}]]),
+        broken(stages=[[{"op": "jpeg"}]]),
+        broken(stages=[[{"op": "jpeg", "quality": 300}]]),
+        broken(stages=[[{"op": "noise", "delta": -1.0, "seed": 1}]]),
+        broken(stages=[[{"op": "noise", "delta": 5.0}]]),
+        broken(stages=3),
+        broken(size=7),
+        broken(stages=[[{"op": "blur", "kind": "box", "size": 7}]]),
+        broken(stages=[[{"op": "blur", "kind": "iso", "size": 8}]]),
+        broken(stages=[[{"op": "blur", "kind": "iso", "size": "7"}]]),
+        broken(stages=[[{"op": "resize", "down": 0}]]),
+        broken(stages=[[{"op": "resize", "down": 2, "interpolation": "lanczos"}]]),
+        broken(restore="lanczos"),
+        broken(size=[128]),
+        broken(stages=[[{"op": "blur", "kind": "aniso", "size": 7, "sigma_x": 1.0, "sigma_y": float("nan")}]]),
+        [],
+        None,
+    ],
+)
 def test_a_bad_saved_draw_is_refused(saved):
     with pytest.raises(DrawError, match="Remedy"):
-        D.Draw.from_json(json.dumps(saved))
+        degrade.Degradation.from_json(json.dumps(saved))
 
 
 def test_text_that_is_not_json_is_refused():
     with pytest.raises(DrawError, match="not JSON"):
-        D.Draw.from_json("{version: 1")
+        degrade.Degradation.from_json("{version: 1")
 
 
 def test_draws_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        D.draw("tiny", np.random.default_rng(0), 128).version = 2
+        degrade.draw("tiny", np.random.default_rng(0), 128).version = 2

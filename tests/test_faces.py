@@ -1,4 +1,5 @@
 """Photographs in: every legal mode reads right, every bad file is a named error, folders pair and align."""
+
 import io
 import os
 import struct
@@ -8,11 +9,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageCms
-
-from lib import align, errors, faces, people, pictures
 from tiny_pack import POINTS, write_detector
 
-COLOURS = np.array([[[200, 40, 30], [20, 180, 60]], [[30, 60, 210], [240, 230, 90]]], np.uint8)  # no two alike, no symmetry
+from lib import errors, images
+from lib.people import alignment, picture_files, procedural
+from lib.people import person as persons
+
+COLOURS = np.array(
+    [[[200, 40, 30], [20, 180, 60]], [[30, 60, 210], [240, 230, 90]]], np.uint8
+)  # no two alike, no symmetry
 QUARTERS = COLOURS.repeat(32, 0).repeat(48, 1)  # (64, 96, 3)
 CARD = "name: Ada\nclass_noun: woman\nsource: own photographs\nterms: consent on file\nreal: true\n"
 
@@ -45,36 +50,52 @@ def folder(tmp_path):
 
 def png(width, height, raw, bits=8, kind=2):
     """A PNG written by hand: for depths and lies that Pillow would not write."""
+
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
     header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
 
 
 # --- legal but odd files just work ---
 
-@pytest.mark.parametrize("suffix, options, tolerance", [
-    ("png", {}, 0), ("webp", {"lossless": True}, 0), ("bmp", {}, 0), ("tif", {}, 0),
-    ("jpg", {"quality": 95}, 6), ("webp", {"quality": 95}, 12)])
+
+@pytest.mark.parametrize(
+    "suffix, options, tolerance",
+    [
+        ("png", {}, 0),
+        ("webp", {"lossless": True}, 0),
+        ("bmp", {}, 0),
+        ("tif", {}, 0),
+        ("jpg", {"quality": 95}, 6),
+        ("webp", {"quality": 95}, 12),
+    ],
+)
 def test_formats_keep_colours_and_place(tmp_path, suffix, options, tolerance):
-    got = faces.load_picture(saved(tmp_path / f"a.{suffix}", QUARTERS, **options))
+    got = picture_files.load_picture(saved(tmp_path / f"a.{suffix}", QUARTERS, **options))
     assert got.shape == (64, 96, 3) and got.dtype == np.uint8 and got.flags.writeable
     assert np.abs(quarters(got) - COLOURS).max() <= tolerance
 
 
-@pytest.mark.parametrize("mode, suffix", [("RGBA", "png"), ("RGBA", "webp"), ("P", "png"), ("P", "gif"), ("CMYK", "jpg"), ("CMYK", "tif")])
+@pytest.mark.parametrize(
+    "mode, suffix", [("RGBA", "png"), ("RGBA", "webp"), ("P", "png"), ("P", "gif"), ("CMYK", "jpg"), ("CMYK", "tif")]
+)
 def test_modes_keep_colours(tmp_path, mode, suffix):
     image = Image.fromarray(QUARTERS)
     image = image.quantize(8) if mode == "P" else image.convert(mode)
-    image.save(tmp_path / f"a.{suffix}", **({"quality": 95} if suffix == "jpg" else {"lossless": True} if suffix == "webp" else {}))
-    assert np.abs(quarters(faces.load_picture(tmp_path / f"a.{suffix}")) - COLOURS).max() <= 8
+    image.save(
+        tmp_path / f"a.{suffix}",
+        **({"quality": 95} if suffix == "jpg" else {"lossless": True} if suffix == "webp" else {}),
+    )
+    assert np.abs(quarters(picture_files.load_picture(tmp_path / f"a.{suffix}")) - COLOURS).max() <= 8
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "1"])
 def test_greyscale_becomes_three_equal_channels(tmp_path, mode):
     levels = np.array([[0, 255], [255, 0]], np.uint8).repeat(20, 0).repeat(20, 1)
     Image.fromarray(levels).convert(mode).save(tmp_path / "a.png")
-    assert np.array_equal(faces.load_picture(tmp_path / "a.png"), levels[..., None].repeat(3, 2))
+    assert np.array_equal(picture_files.load_picture(tmp_path / "a.png"), levels[..., None].repeat(3, 2))
 
 
 @pytest.mark.parametrize("kind, channels", [(0, 1), (2, 3)])
@@ -82,19 +103,26 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path, kind, channels):
     levels = np.array([0, 257, 1000, 20000, 40000, 65535]).repeat(8)  # 48 columns
     rows = np.repeat(levels[:, None], channels, 1).astype(">u2")
     (tmp_path / "a.png").write_bytes(png(48, 32, (b"\0" + rows.tobytes()) * 32, 16, kind))
-    assert np.abs(faces.load_picture(tmp_path / "a.png")[5, :, 1] - levels / 257).max() <= 1
+    assert np.abs(picture_files.load_picture(tmp_path / "a.png")[5, :, 1] - levels / 257).max() <= 1
 
 
 def test_transparency_lies_on_white(tmp_path):
     clear = np.dstack([QUARTERS, np.array([[0, 128], [255, 255]], np.uint8).repeat(32, 0).repeat(48, 1)])
-    got = quarters(faces.load_picture(saved(tmp_path / "a.png", clear)))
+    got = quarters(picture_files.load_picture(saved(tmp_path / "a.png", clear)))
     assert np.array_equal(got[0, 0], [255, 255, 255]) and np.array_equal(got[1], COLOURS[1])
     assert np.abs(got[0, 1] - (COLOURS[0, 1] * (128 / 255) + 127)).max() <= 1
 
 
-SHOWN = {1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
-         5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, -1), 7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
-         8: lambda a: np.rot90(a, 1)}  # EXIF 3.0, 4.6.5: how a viewer turns what is stored
+SHOWN = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a, 1),
+}  # EXIF 3.0, 4.6.5: how a viewer turns what is stored
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
@@ -102,7 +130,7 @@ def test_every_exif_orientation_is_upright(tmp_path, suffix):
     for orientation, turn in SHOWN.items():
         exif = Image.Exif()
         exif[0x0112] = orientation
-        got = faces.load_picture(saved(tmp_path / f"{orientation}.{suffix}", QUARTERS, exif=exif, quality=95))
+        got = picture_files.load_picture(saved(tmp_path / f"{orientation}.{suffix}", QUARTERS, exif=exif, quality=95))
         assert got.shape == turn(QUARTERS).shape
         assert np.abs(quarters(got) - quarters(turn(QUARTERS))).max() <= 12
 
@@ -112,23 +140,27 @@ def test_animations_give_their_first_frame(tmp_path, suffix):
     frames = [Image.fromarray(np.full((40, 40, 3), level, np.uint8)) for level in (200, 100, 0)]
     frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
     assert Image.open(tmp_path / f"a.{suffix}").n_frames == 3
-    assert np.abs(faces.load_picture(tmp_path / f"a.{suffix}") - 200.0).max() <= 3
+    assert np.abs(picture_files.load_picture(tmp_path / f"a.{suffix}") - 200.0).max() <= 3
 
 
 def test_a_phones_two_picture_jpeg_gives_the_photograph(tmp_path):
-    Image.fromarray(QUARTERS).save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[Image.new("RGB", (96, 64))], quality=95)
-    assert np.abs(quarters(faces.load_picture(tmp_path / "a.jpg")) - COLOURS).max() <= 6
+    Image.fromarray(QUARTERS).save(
+        tmp_path / "a.jpg", "MPO", save_all=True, append_images=[Image.new("RGB", (96, 64))], quality=95
+    )
+    assert np.abs(quarters(picture_files.load_picture(tmp_path / "a.jpg")) - COLOURS).max() <= 6
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_colour_profile_is_turned_into_srgb(tmp_path, mode):
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     gamma_one = _with_linear_curve(lab)
-    level = Image.new(mode, (40, 40), (55, 55, 55, 255)[:len(mode)])
+    level = Image.new(mode, (40, 40), (55, 55, 55, 255)[: len(mode)])
     level.save(tmp_path / "linear.png", icc_profile=gamma_one)
     level.save(tmp_path / "srgb.png", icc_profile=lab)
     level.save(tmp_path / "broken.png", icc_profile=b"nonsense")
-    linear, srgb, broken = (faces.load_picture(tmp_path / f"{name}.png")[9, 9, 0] for name in ("linear", "srgb", "broken"))
+    linear, srgb, broken = (
+        picture_files.load_picture(tmp_path / f"{name}.png")[9, 9, 0] for name in ("linear", "srgb", "broken")
+    )
     encoded = 255 * (1.055 * (55 / 255) ** (1 / 2.4) - 0.055)  # IEC 61966-2-1
     assert srgb == broken == 55 and abs(linear - encoded) <= 2
 
@@ -137,23 +169,28 @@ def _with_linear_curve(profile):
     """An sRGB profile renamed, its tone curves replaced by the identity (ICC.1, curveType of count 0)."""
     data = bytearray(profile.replace("sRGB".encode("utf-16-be"), "line".encode("utf-16-be")))
     for i in range(struct.unpack(">I", data[128:132])[0]):
-        name, offset, _ = struct.unpack(">4sII", data[132 + 12 * i:144 + 12 * i])
+        name, offset, _ = struct.unpack(">4sII", data[132 + 12 * i : 144 + 12 * i])
         if name in (b"rTRC", b"gTRC", b"bTRC"):
-            data[offset:offset + 12] = b"curv" + bytes(8)
+            data[offset : offset + 12] = b"curv" + bytes(8)
     return bytes(data)
 
 
 # --- bad files are named errors ---
 
+
 def _bad_files(tmp_path):
     buffer, whole = io.BytesIO(), square(0, 200)
     Image.fromarray(whole).save(buffer, "JPEG")
-    contents = {"zero.png": b"", "text.png": b"this is no picture\n" * 9, "cut.jpg": buffer.getvalue()[:2000],
-                "cut.png": saved(tmp_path / "w.png", whole).read_bytes()[:9000],
-                "cut.webp": saved(tmp_path / "w.webp", whole).read_bytes()[:3000],
-                "rot.png": b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9,
-                "crc.png": png(40, 40, bytes(121) * 40)[:-40] + bytes(40),
-                "page.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 90 90\n"}
+    contents = {
+        "zero.png": b"",
+        "text.png": b"this is no picture\n" * 9,
+        "cut.jpg": buffer.getvalue()[:2000],
+        "cut.png": saved(tmp_path / "w.png", whole).read_bytes()[:9000],
+        "cut.webp": saved(tmp_path / "w.webp", whole).read_bytes()[:3000],
+        "rot.png": b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9,
+        "crc.png": png(40, 40, bytes(121) * 40)[:-40] + bytes(40),
+        "page.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 90 90\n",
+    }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     Image.fromarray(np.ones((40, 40), np.float32)).save(tmp_path / "float.tif")
@@ -165,7 +202,7 @@ def _bad_files(tmp_path):
 def test_unreadable_files_are_named_with_a_remedy(tmp_path):
     for name in _bad_files(tmp_path):
         with pytest.raises(errors.UnreadablePictureError, match="Remedy") as caught:
-            faces.load_picture(tmp_path / name)
+            picture_files.load_picture(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
 
 
@@ -176,86 +213,99 @@ def test_sizes_out_of_range_are_refused_by_their_header(tmp_path):
     saved(tmp_path / "thin.png", QUARTERS[:31])
     for name in ("bomb", "huge", "tiny", "thin"):
         with pytest.raises(errors.PictureSizeError, match=f"{name}.png.*Remedy"):
-            faces.load_picture(tmp_path / f"{name}.png")
-    assert faces.load_picture(saved(tmp_path / "just.png", QUARTERS[:32])).shape == (32, 96, 3)
+            picture_files.load_picture(tmp_path / f"{name}.png")
+    assert picture_files.load_picture(saved(tmp_path / "just.png", QUARTERS[:32])).shape == (32, 96, 3)
 
 
 # --- tensors and saved pictures ---
 
+
 def test_tensors_round_trip_every_level_exactly():
     every = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
-    tensor = faces.to_tensor(every)
+    tensor = images.to_tensor(every)
     assert tensor.dtype == torch.float32 and tensor.shape == (1, 3, 16, 16) and tensor.is_contiguous()
-    assert tensor.min() == -1 and tensor.max() == 1 and np.array_equal(faces.to_uint8(tensor), every)
-    assert torch.equal(faces.to_tensor(Image.fromarray(every[0])), tensor) and torch.equal(faces.to_tensor([every[0]]), tensor)
-    assert faces.to_uint8(torch.full((3, 1, 1), 9.0)).max() == 255 and faces.to_uint8(torch.full((3, 1, 1), -9.0)).max() == 0
+    assert tensor.min() == -1 and tensor.max() == 1 and np.array_equal(images.to_uint8(tensor), every)
+    assert torch.equal(images.to_tensor(Image.fromarray(every[0])), tensor) and torch.equal(
+        images.to_tensor([every[0]]), tensor
+    )
+    assert (
+        images.to_uint8(torch.full((3, 1, 1), 9.0)).max() == 255
+        and images.to_uint8(torch.full((3, 1, 1), -9.0)).max() == 0
+    )
 
 
 def test_tensors_keep_channels_and_rows_apart():
-    tensor = faces.to_tensor(QUARTERS)  # (1, 3, 64, 96)
+    tensor = images.to_tensor(QUARTERS)  # (1, 3, 64, 96)
     assert torch.allclose(tensor[0, :, 0, 0], torch.tensor(COLOURS[0, 0] / 127.5 - 1).float())
     assert torch.allclose(tensor[0, :, 0, -1], torch.tensor(COLOURS[0, 1] / 127.5 - 1).float())
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), [np.zeros((4, 4, 3), np.uint8), np.zeros((5, 4, 3), np.uint8)]])
+@pytest.mark.parametrize(
+    "wrong",
+    [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), [np.zeros((4, 4, 3), np.uint8), np.zeros((5, 4, 3), np.uint8)]],
+)
 def test_tensors_refuse_what_is_not_8_bit_rgb(wrong):
     with pytest.raises(errors.PictureError, match="Remedy"):
-        faces.to_tensor(wrong)
+        images.to_tensor(wrong)
 
 
 def test_numbers_that_are_not_finite_are_refused():
     with pytest.raises(errors.PictureError, match="finite"):
-        faces.to_uint8(torch.full((1, 3, 4, 4), float("nan")))
+        images.to_uint8(torch.full((1, 3, 4, 4), float("nan")))
 
 
 def test_saved_pictures_come_back_marked_and_alone(tmp_path):
-    tensor = faces.to_tensor(square(1))
-    path = faces.save_picture(tmp_path / "new" / "a.png", tensor)
-    plain = faces.save_picture(tmp_path / "new" / "b.png", square(2), synthetic=False)
-    assert torch.equal(faces.to_tensor(faces.load_picture(path)), tensor)
+    tensor = images.to_tensor(square(1))
+    path = picture_files.save_picture(tmp_path / "new" / "a.png", tensor)
+    plain = picture_files.save_picture(tmp_path / "new" / "b.png", square(2), synthetic=False)
+    assert torch.equal(images.to_tensor(picture_files.load_picture(path)), tensor)
     assert "compositeWithTrainedAlgorithmicMedia" in Image.open(path).text["XML:com.adobe.xmp"]
     source = Image.open(path).getxmp()["xmpmeta"]["RDF"]["Description"]["DigitalSourceType"]
-    assert source == pictures.SYNTHETIC and "Synthetic" in Image.open(path).text and not Image.open(plain).text
+    assert source == picture_files.SYNTHETIC and "Synthetic" in Image.open(path).text and not Image.open(plain).text
     assert sorted(os.listdir(tmp_path / "new")) == ["a.png", "b.png"]
 
 
 def test_a_failed_write_leaves_the_old_picture(tmp_path, monkeypatch):
-    path = faces.save_picture(tmp_path / "a.png", square(1))
+    path = picture_files.save_picture(tmp_path / "a.png", square(1))
     before = path.read_bytes()
 
     def fail(self, name, **options):
         name.write_bytes(b"half")
         raise OSError("the cable came out")
+
     monkeypatch.setattr(Image.Image, "save", fail)
     with pytest.raises(errors.SaveError, match="a.png.*cable.*Remedy"):
-        faces.save_picture(path, square(2))
+        picture_files.save_picture(path, square(2))
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.png"]
 
 
-@pytest.mark.parametrize("name", ["runs/../../a.png", "a/..", "a\nb.png", ".a.png", "a.jpg", "a*.png", "x" * 101 + ".png"])
+@pytest.mark.parametrize(
+    "name", ["runs/../../a.png", "a/..", "a\nb.png", ".a.png", "a.jpg", "a*.png", "x" * 101 + ".png"]
+)
 def test_unsafe_output_names_are_refused(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     for path in (name, tmp_path / name):
         with pytest.raises(errors.UnsafePathError, match="Remedy"):
-            faces.save_picture(path, square(0))
+            picture_files.save_picture(path, square(0))
     assert not any(tmp_path.iterdir())
 
 
 def test_a_path_may_begin_above(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
-    faces.save_picture("../runs/Ada – 2 (b).png", square(0))
+    picture_files.save_picture("../runs/Ada – 2 (b).png", square(0))
     assert (tmp_path / "runs" / "Ada – 2 (b).png").is_file()
 
 
 # --- person folders ---
 
+
 def test_a_folder_loads_in_natural_order_with_targets_beside_inputs(folder):
     (folder / "inputs" / ".DS_Store").write_bytes(b"clutter")
-    person = faces.load_person(folder, size=32)
+    person = persons.load_person(folder, size=32)
     levels = [10, 20, 100]
     for part in (person.references, person.inputs, person.targets):
-        assert part.shape == (3, 3, 32, 32) and faces.to_uint8(part)[:, 0, 0, 0].tolist() == levels
+        assert part.shape == (3, 3, 32, 32) and images.to_uint8(part)[:, 0, 0, 0].tolist() == levels
     assert person.stems == ["i1", "i2", "i10"] and person.photographs is None
     assert (person.name, person.class_noun, person.real) == ("Ada", "woman", True)
 
@@ -263,7 +313,7 @@ def test_a_folder_loads_in_natural_order_with_targets_beside_inputs(folder):
 def test_crops_are_area_averaged(folder):
     check = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)[..., None].repeat(3, 2)
     saved(folder / "references" / "i1.png", check)
-    assert np.abs(faces.to_uint8(faces.load_person(folder, 32).references)[0] - 127.5).max() <= 0.5
+    assert np.abs(images.to_uint8(persons.load_person(folder, 32).references)[0] - 127.5).max() <= 0.5
 
 
 def _drop(path):
@@ -288,14 +338,30 @@ FOLDER_FAULTS = {
     "input without target": (errors.PairingError, "i10", lambda f: _drop(f / "targets" / "i10.png")),
     "stem twice": (errors.PairingError, "I1.webp|i1.png", _second),
     "other size": (errors.PictureSizeError, "96.*64", lambda f: saved(f / "targets" / "i2.png", square(0, 96))),
-    "not square": (errors.PictureSizeError, "Not an aligned square crop.*96x64", lambda f: saved(f / "references" / "i2.png", QUARTERS)),
-    "truncated": (errors.UnreadablePictureError, "i2.png", lambda f: (f / "targets" / "i2.png").write_bytes(png(64, 64, b"\0" * 99))),
-    "text file": (errors.UnreadablePictureError, "notes.txt", lambda f: (f / "references" / "notes.txt").write_text("x")),
+    "not square": (
+        errors.PictureSizeError,
+        "Not an aligned square crop.*96x64",
+        lambda f: saved(f / "references" / "i2.png", QUARTERS),
+    ),
+    "truncated": (
+        errors.UnreadablePictureError,
+        "i2.png",
+        lambda f: (f / "targets" / "i2.png").write_bytes(png(64, 64, b"\0" * 99)),
+    ),
+    "text file": (
+        errors.UnreadablePictureError,
+        "notes.txt",
+        lambda f: (f / "references" / "notes.txt").write_text("x"),
+    ),
     "heic": (errors.UnreadablePictureError, "a.heic", lambda f: (f / "references" / "a.heic").write_bytes(b"x")),
     "link out": (errors.UnsafePathError, "out.png", _link(lambda f: saved(f.parent / "secret.png", square(0)))),
     "broken link": (errors.UnreadablePictureError, "out.png", _link(lambda f: f / "references" / "nowhere.png")),
     "link to itself": (errors.UnreadablePictureError, "out.png", _link(lambda f: f / "references" / "out.png")),
-    "unusable name": (errors.UnsafePathError, "Not a plain name", lambda f: saved(f / "inputs" / "a\nb.png", square(0))),
+    "unusable name": (
+        errors.UnsafePathError,
+        "Not a plain name",
+        lambda f: saved(f / "inputs" / "a\nb.png", square(0)),
+    ),
 }
 
 
@@ -304,26 +370,32 @@ def test_folder_faults_are_named(folder, fault):
     kind, said, spoil = FOLDER_FAULTS[fault]
     spoil(folder)
     with pytest.raises(kind, match=f"(?s)({said}).*Remedy"):
-        faces.load_person(folder, 32)
+        persons.load_person(folder, 32)
 
 
 def test_a_missing_folder_and_a_link_within_the_folder(folder, tmp_path):
     with pytest.raises(errors.MissingPicturesError, match="nobody.*Remedy"):
-        faces.load_person(tmp_path / "nobody")
+        persons.load_person(tmp_path / "nobody")
     (folder / "references" / "i11.png").symlink_to(folder / "targets" / "i1.png")
-    assert len(faces.load_person(folder, 32).references) == 4
+    assert len(persons.load_person(folder, 32).references) == 4
 
 
 CARD_FAULTS = {
-    "not yaml": ("name: [", "Not YAML"), "not utf-8": (b"name: \xff\xfe", "Not YAML"), "deep": ("[" * 5000, "Not YAML"),
-    "a list": ("- name", "Not a list of fields"), "empty": ("", "Not a list of fields"),
+    "not yaml": ("name: [", "Not YAML"),
+    "not utf-8": (b"name: \xff\xfe", "Not YAML"),
+    "deep": ("[" * 5000, "Not YAML"),
+    "a list": ("- name", "Not a list of fields"),
+    "empty": ("", "Not a list of fields"),
     "code": ("name: !!python/object/apply:os.getcwd []", "Not YAML"),
     "missing": (CARD.replace("class_noun: woman\n", ""), "'class_noun' is missing"),
-    "no real": (CARD.replace("real: true\n", ""), "'real' is missing"), "unknown": (CARD + "nmae: Eve\n", "Unknown.*nmae"),
-    "number": (CARD.replace("Ada", "12"), "'name' is int"), "text for bool": (CARD.replace("true", '"true"'), "'real' is str"),
+    "no real": (CARD.replace("real: true\n", ""), "'real' is missing"),
+    "unknown": (CARD + "nmae: Eve\n", "Unknown.*nmae"),
+    "number": (CARD.replace("Ada", "12"), "'name' is int"),
+    "text for bool": (CARD.replace("true", '"true"'), "'real' is str"),
     "no terms": (CARD.replace("terms: consent on file\n", ""), "'terms' is missing"),
     "blank source": (CARD.replace("own photographs", '" "'), "needs a source and terms"),
-    "odd noun": (CARD.replace("woman", '"woman, sks"'), "class_noun")}
+    "odd noun": (CARD.replace("woman", '"woman, sks"'), "class_noun"),
+}
 
 
 @pytest.mark.parametrize("fault", CARD_FAULTS)
@@ -331,25 +403,26 @@ def test_card_faults_are_named(folder, fault):
     text, said = CARD_FAULTS[fault]
     (folder / "person.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(errors.PersonCardError, match=f"(?s){said}.*person.yaml.*Remedy"):
-        faces.load_person(folder, 32)
+        persons.load_person(folder, 32)
 
 
 def test_a_name_that_is_a_path_is_refused_and_an_invented_person_needs_no_terms(folder):
     (folder / "person.yaml").write_text(CARD.replace("Ada", "../../etc/ada"))
     with pytest.raises(errors.UnsafePathError, match="etc/ada.*Remedy"):
-        faces.load_person(folder, 32)
+        persons.load_person(folder, 32)
     (folder / "person.yaml").write_text("name: Mona\nclass_noun: person\nreal: false\n")
-    assert faces.load_person(folder, 32).terms == ""
+    assert persons.load_person(folder, 32).terms == ""
 
 
 # --- alignment ---
+
 
 def photograph(*places, size=640):
     """Grey, with a red marker that the tiny detector takes for a face, and white discs where its points then are."""
     picture = np.full((size, size, 3), 90, np.uint8)
     y, x = np.indices((size, size))
     for place in places:
-        picture[place[1]:place[1] + 16, place[0]:place[0] + 16] = (255, 0, 0)
+        picture[place[1] : place[1] + 16, place[0] : place[0] + 16] = (255, 0, 0)
         for point in np.array(place) + POINTS:
             picture[(x - point[0]) ** 2 + (y - point[1]) ** 2 <= 25] = 255
     return picture
@@ -370,11 +443,11 @@ def centres(crop, goal):
 
 @pytest.mark.parametrize("size", [64, 128, 512])
 def test_alignment_puts_the_points_on_the_template(pack, size):
-    crop, matrix = align.align(photograph((240, 320)), pack, size)
+    crop, matrix = alignment.align(photograph((240, 320)), pack, size)
     goal = np.array([[193, 240], [319, 240], [257, 314], [201, 371], [313, 371]]) * size / 512  # shared/real/README.md
     assert crop.shape == (size, size, 3) and np.abs(centres(crop, goal) - goal).max() < 2 * size / 512 + 0.5
     back = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2]
-    found = align.template(size) @ back[:, :2].T + back[:, 2]
+    found = alignment.template(size) @ back[:, :2].T + back[:, 2]
     assert np.abs(found - (np.array((240, 320)) + POINTS)).max() < 1  # so a result can be pasted back
 
 
@@ -382,38 +455,42 @@ def test_small_crop_equals_large_crop_averaged(pack):
     rng = np.random.default_rng(0)
     picture = np.clip(photograph((240, 320)) + rng.normal(0, 9, (640, 640, 1)), 0, 255).astype(np.uint8)
     picture[320:336, 240:256] = (255, 0, 0)
-    small, large = align.align(picture, pack, 64)[0], align.align(picture, pack, 512)[0]
+    small, large = alignment.align(picture, pack, 64)[0], alignment.align(picture, pack, 512)[0]
     assert np.abs(small - large.reshape(64, 8, 64, 8, 3).mean((1, 3))).mean() < 1.5
 
 
 def test_similarity_recovers_a_known_one():
     angle, scale, shift = 0.3, 1.7, np.array([4.0, -9.0])
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    points = align.template(100)
-    assert np.allclose(align.similarity(points, points @ turn.T + shift), np.column_stack([turn, shift]))
+    points = alignment.template(100)
+    assert np.allclose(alignment.similarity(points, points @ turn.T + shift), np.column_stack([turn, shift]))
     with pytest.raises(errors.FaceError, match="coincide"):
-        align.similarity(np.ones((5, 2)), points)
+        alignment.similarity(np.ones((5, 2)), points)
 
 
 def test_none_and_several_faces_are_named(pack):
     with pytest.raises(errors.NoFaceError, match="ada.png.*Remedy"):
-        align.align(photograph(), pack, where="ada.png")
+        alignment.align(photograph(), pack, where="ada.png")
     two = photograph((96, 160), (400, 320))
     with pytest.raises(errors.SeveralFacesError, match="2 faces.*ada.png.*largest"):
-        align.align(two, pack, where="ada.png")
+        alignment.align(two, pack, where="ada.png")
     with pytest.raises(errors.FaceError, match="smallest"):
-        align.align(two, pack, choose="smallest")
+        alignment.align(two, pack, choose="smallest")
 
 
 def test_the_largest_face_is_taken_only_when_asked_for(pack):
     for small, large in (((96, 160), (384, 320)), ((480, 480), (192, 192))):
         picture = photograph(small)
-        picture[large[1]:large[1] + 32, large[0]:large[0] + 32] = (0, 255, 0)
-        assert [face.box[2] - face.box[0] for face in align.find_faces(picture, pack)] == [360, 180]
-        matrix = align.align(picture, pack, choose="largest")[1]
-        assert np.allclose((np.array(large) + 2 * POINTS).mean(0) @ matrix[:, :2].T + matrix[:, 2], align.template(128).mean(0), atol=0.1)
+        picture[large[1] : large[1] + 32, large[0] : large[0] + 32] = (0, 255, 0)
+        assert [face.box[2] - face.box[0] for face in alignment.find_faces(picture, pack)] == [360, 180]
+        matrix = alignment.align(picture, pack, choose="largest")[1]
+        assert np.allclose(
+            (np.array(large) + 2 * POINTS).mean(0) @ matrix[:, :2].T + matrix[:, 2],
+            alignment.template(128).mean(0),
+            atol=0.1,
+        )
         with pytest.raises(errors.SeveralFacesError):
-            align.align(picture, pack)
+            alignment.align(picture, pack)
 
 
 def test_a_folder_of_whole_photographs_is_aligned_with_its_targets(folder, pack):
@@ -423,11 +500,11 @@ def test_a_folder_of_whole_photographs_is_aligned_with_its_targets(folder, pack)
         for number, place in ((1, (240, 320)), (2, (192, 256)), (10, (304, 288))):
             saved(folder / part / f"i{number}.png", photograph(place)[::-1, ::-1], exif=exif)
     saved(folder / "targets" / "i2.png", 255 - photograph((192, 256)))  # another face's worth of pixels, no marker
-    person = faces.load_person(folder, 128, pack)
-    goal = align.template(128)
-    for crop in (*faces.to_uint8(person.references), *faces.to_uint8(person.inputs)):
+    person = persons.load_person(folder, 128, pack)
+    goal = alignment.template(128)
+    for crop in (*images.to_uint8(person.references), *images.to_uint8(person.inputs)):
         assert np.abs(centres(crop, goal) - goal).max() < 1
-    bare = np.abs(faces.to_uint8(person.targets)[1].astype(int) + faces.to_uint8(person.inputs)[1] - 255)[32:, 32:96]
+    bare = np.abs(images.to_uint8(person.targets)[1].astype(int) + images.to_uint8(person.inputs)[1] - 255)[32:, 32:96]
     assert bare.max() <= 1 and len(person.photographs) == 3  # the negative target went through its input's own matrix
 
 
@@ -437,36 +514,40 @@ def test_a_missing_pack_is_an_error_not_a_download(tmp_path, monkeypatch, name):
     write_detector(tmp_path / "buffalo_l")  # a folder of that name here must not stand in for the user's own
     monkeypatch.setattr("socket.socket", lambda *_: pytest.fail("a download was tried"))
     with pytest.raises(errors.PackError, match="No insightface pack.*Remedy"):
-        align.align(photograph(), name, root=tmp_path / "home")
+        alignment.align(photograph(), name, root=tmp_path / "home")
 
 
 def test_an_empty_or_damaged_pack_is_an_error(tmp_path):
     with pytest.raises(errors.PackError, match="Remedy"):
-        align.find_faces(photograph(), tmp_path)
+        alignment.find_faces(photograph(), tmp_path)
     (tmp_path / "det.onnx").write_bytes(b"not a model")
     with pytest.raises(errors.PackError, match="Pack cannot be opened.*Remedy"):
-        align.find_faces(photograph(), tmp_path)
+        alignment.find_faces(photograph(), tmp_path)
 
 
 def test_a_named_pack_is_found_under_its_root(tmp_path, pack):
     write_detector(tmp_path / "models" / "mine")
-    assert len(align.find_faces(photograph((240, 320)), "mine", root=tmp_path)) == 1
+    assert len(alignment.find_faces(photograph((240, 320)), "mine", root=tmp_path)) == 1
 
 
 # --- people by name ---
 
+
 def test_a_procedural_person_opens_by_name(folder):
-    person = faces.open_person("people:1009", size=64, references=3, inputs=2)
-    drawn = people.render([(people.Person(1009), people.Person(1009).shot(k)) for k in (0, 1, 2, 100, 101)], 64)
-    assert np.array_equal(faces.to_uint8(person.references), drawn.pictures[:3])
-    assert np.array_equal(faces.to_uint8(person.targets), drawn.pictures[3:])
+    person = persons.open_person("people:1009", size=64, references=3, inputs=2)
+    drawn = procedural.render(
+        [(procedural.ProceduralPerson(1009), procedural.ProceduralPerson(1009).shot(k)) for k in (0, 1, 2, 100, 101)],
+        64,
+    )
+    assert np.array_equal(images.to_uint8(person.references), drawn.pictures[:3])
+    assert np.array_equal(images.to_uint8(person.targets), drawn.pictures[3:])
     assert person.inputs is None and not person.real and person.captions == drawn.captions[3:]
     assert person.reference_captions == drawn.captions[:3] and person.stems == ["shot100", "shot101"]
-    assert faces.open_person(str(folder), 32).name == "Ada"
+    assert persons.open_person(str(folder), 32).name == "Ada"
 
 
 def test_a_procedural_person_has_the_same_minimum():
     with pytest.raises(errors.MissingPicturesError, match="at least 3"):
-        faces.open_person("people:1009", references=2)
+        persons.open_person("people:1009", references=2)
     with pytest.raises(errors.WorkbookError, match="people:../../x"):
-        faces.open_person("people:../../x")
+        persons.open_person("people:../../x")

@@ -1,4 +1,5 @@
 """Landmark distances: closed forms, invariances, what is not invariant, every named error, and the speed of a batch."""
+
 import time
 
 import numpy as np
@@ -7,12 +8,26 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import landmarks
-from lib.errors import (DegenerateLandmarksError, LandmarkError, LandmarkShapeError, LandmarkValueError, LandmarkWeightError,
-                        TooFewLandmarksError)
-from lib.landmarks import (GROUPS, affine_landmark_distance, ald_eyes, ald_mouth, landmark_distance, nearest_reference,
-                           similarity_landmark_distance, translation_landmark_distance)
-from lib.people import people_of, render
+from lib.errors import (
+    DegenerateLandmarksError,
+    LandmarkError,
+    LandmarkShapeError,
+    LandmarkValueError,
+    LandmarkWeightError,
+    TooFewLandmarksError,
+)
+from lib.metrics import landmark_distances
+from lib.metrics.landmark_distances import (
+    GROUPS,
+    affine_landmark_distance,
+    ald_eyes,
+    ald_mouth,
+    landmark_distance,
+    nearest_reference,
+    similarity_landmark_distance,
+    translation_landmark_distance,
+)
+from lib.people.procedural import people_of, render
 
 ALIGNED = (affine_landmark_distance, similarity_landmark_distance, translation_landmark_distance)
 EVERY = (*ALIGNED, landmark_distance)
@@ -32,7 +47,7 @@ def by_lstsq(points, goal, weights=None):
     root = np.sqrt(np.ones(len(points)) if weights is None else weights)[:, None]
     lifted = np.column_stack([points, np.ones(len(points))])
     a = np.linalg.lstsq(root * lifted, root * goal, rcond=None)[0]
-    return (root ** 2 * (lifted @ a - goal) ** 2).sum(), a.T
+    return (root**2 * (lifted @ a - goal) ** 2).sum(), a.T
 
 
 def moved(points, a):
@@ -43,6 +58,7 @@ A = np.array([[0.9, 0.3, 5.0], [-0.1, 1.2, -7.0]])
 
 
 # ---- closed forms ----
+
 
 @each_seed
 def test_an_exact_affine_map_leaves_nothing_and_is_found(seed):
@@ -110,7 +126,9 @@ def test_each_alignment_forgives_its_own_maps_only(seed):
     shift, flip = np.array([[1, 0, 6], [0, 1, -2.0]]), np.array([[-1, 0, 128], [0, 1, 0.0]])
     for a, forgiven in ((A, (1, 0, 0)), (turn, (1, 1, 0)), (shift, (1, 1, 1)), (flip, (1, 0, 0))):
         found = [float(distance(points, moved(points, a), w)) for distance in ALIGNED]
-        assert [value < 1e-9 for value in found] == list(map(bool, forgiven)) and all(v > 100 for v, f in zip(found, forgiven) if not f)
+        assert [value < 1e-9 for value in found] == list(map(bool, forgiven)) and all(
+            v > 100 for v, f in zip(found, forgiven) if not f
+        )
 
 
 @each_seed
@@ -131,6 +149,7 @@ def test_similarity_is_what_a_linear_solver_finds(seed):
 
 # ---- invariances, and what is none ----
 
+
 @each_seed
 def test_affine_maps_of_the_restored_points_change_nothing(seed):
     points, goal, w = draw(seed)
@@ -145,7 +164,9 @@ def test_it_is_not_symmetric():
     points, goal, _ = draw(3)
     there = float(affine_landmark_distance(points, goal))
     assert float(affine_landmark_distance(points, 3 * goal)) == pytest.approx(9 * there, rel=1e-9)
-    assert float(affine_landmark_distance(3 * goal, points)) == pytest.approx(float(affine_landmark_distance(goal, points)), rel=1e-9)
+    assert float(affine_landmark_distance(3 * goal, points)) == pytest.approx(
+        float(affine_landmark_distance(goal, points)), rel=1e-9
+    )
     assert abs(float(affine_landmark_distance(goal, points)) / there - 1) > 1e-3
 
 
@@ -158,7 +179,9 @@ def test_order_of_points_and_batch_do_not_matter(seed, distance):
     assert found.shape == (2, 3) and (found >= 0).all()
     assert torch.allclose(distance(points[..., order, :], goal[..., order, :], w[..., order]), found, rtol=1e-10)
     assert float(distance(points[1, 2], goal[1, 2], w[1, 2])) == pytest.approx(float(found[1, 2]), rel=1e-10)
-    assert torch.allclose(distance(points, goal, w[0, 0]), distance(points, goal, np.tile(w[0, 0], (2, 3, 1))), rtol=1e-10)
+    assert torch.allclose(
+        distance(points, goal, w[0, 0]), distance(points, goal, np.tile(w[0, 0], (2, 3, 1))), rtol=1e-10
+    )
     assert distance(points[:0], goal[:0]).shape == (0, 3)
 
 
@@ -187,7 +210,9 @@ def test_gradients_flow_to_both_sets(distance):
 
 def test_gradients_flow_through_the_transform_and_are_finite_at_the_minimum():
     points, goal, _ = (torch.tensor(x, requires_grad=True) for x in draw(7, n=5))
-    assert torch.autograd.gradcheck(lambda p, g: affine_landmark_distance(p, g, return_transform=True)[1], (points, goal))
+    assert torch.autograd.gradcheck(
+        lambda p, g: affine_landmark_distance(p, g, return_transform=True)[1], (points, goal)
+    )
     affine_landmark_distance(points, points.detach()).backward()
     assert points.grad.abs().max() < 1e-9
     single = points.detach().float().requires_grad_()
@@ -197,10 +222,11 @@ def test_gradients_flow_through_the_transform_and_are_finite_at_the_minimum():
 
 # ---- properties of any sets of points ----
 
+
 @st.composite
 def sets(draw_from, count=st.integers(4, 68)):
     """A face of any size at any place, its goal as far off as may be, weights over three orders: (N, 2), (N, 2), (N,)."""
-    rng, n = np.random.default_rng(draw_from(st.integers(0, 2 ** 32))), draw_from(count)
+    rng, n = np.random.default_rng(draw_from(st.integers(0, 2**32))), draw_from(count)
     size, place, off, ratio = (draw_from(st.floats(*ends)) for ends in ((1, 500), (-2000, 2000), (1e-3, 2), (0.05, 1)))
     turn = np.linalg.qr(rng.normal(size=(2, 2)))[0]
     points = rng.normal(size=(n, 2)) * [size, size * ratio] @ turn + place
@@ -212,7 +238,9 @@ def maps(draw_from, stretch=True):
     """Any affine map (2, 3) that is not nearly singular, mirrored or not; without stretch any rigid motion."""
     a, b = (draw_from(st.floats(0, 6.3)) for _ in range(2))
     turn = lambda t: np.array([[np.cos(t), -np.sin(t)], [np.sin(t), np.cos(t)]])  # noqa: E731
-    sizes = draw_from(st.tuples(st.floats(0.1, 10), st.floats(0.1, 10), st.sampled_from([1, -1]))) if stretch else (1, 1, 1)
+    sizes = (
+        draw_from(st.tuples(st.floats(0.1, 10), st.floats(0.1, 10), st.sampled_from([1, -1]))) if stretch else (1, 1, 1)
+    )
     shift = draw_from(st.tuples(st.floats(-500, 500), st.floats(-500, 500)))
     return np.column_stack([turn(a) @ np.diag([sizes[0], sizes[1] * sizes[2]]) @ turn(b), shift])
 
@@ -228,11 +256,15 @@ def test_what_changes_a_distance_and_what_does_not(face, a, rigid, scale):
     assert near(float(similarity_landmark_distance(scale * moved(points, rigid), goal, w)), here[1])
     assert near(float(translation_landmark_distance(points + rigid[:, 2], goal, w)), here[2])
     for distance, expected in zip(ALIGNED[:2], here):
-        assert near(float(distance(points, moved(goal, rigid), w)), expected)  # it does not matter where the truth stands
-        assert near(float(distance(points, scale * goal, w)) / scale ** 2, expected)  # but how large it is
+        assert near(
+            float(distance(points, moved(goal, rigid), w)), expected
+        )  # it does not matter where the truth stands
+        assert near(float(distance(points, scale * goal, w)) / scale**2, expected)  # but how large it is
     for distance, expected in zip(ALIGNED, here):
         assert near(float(distance(points, goal, scale * w)) / scale, expected)
-    assert float(landmark_distance(points, goal, scale * w)) == pytest.approx(float(landmark_distance(points, goal, w)), rel=1e-9)
+    assert float(landmark_distance(points, goal, scale * w)) == pytest.approx(
+        float(landmark_distance(points, goal, w)), rel=1e-9
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -244,7 +276,9 @@ def test_a_wider_group_never_leaves_more(face, data):
     assert all(a <= b * (1 + 1e-9) + 1e-9 for a, b in zip(left, left[1:])) and min(left) >= 0
     order = np.array(data.draw(st.permutations(range(len(points)))))
     for distance, expected in zip(EVERY, [*left[:3], float(landmark_distance(points, goal, w))]):
-        assert float(distance(points[order], goal[order], w[order])) == pytest.approx(expected, rel=1e-8, abs=1e-9 * plain)
+        assert float(distance(points[order], goal[order], w[order])) == pytest.approx(
+            expected, rel=1e-8, abs=1e-9 * plain
+        )
 
 
 @settings(max_examples=20, deadline=None)
@@ -262,11 +296,14 @@ def test_a_face_in_a_batch_is_as_alone_and_has_its_own_finite_gradient(faces):
 
 # ---- groups and references ----
 
+
 def test_the_groups_are_those_of_ibug():
     points = render([(p, p.shot(0)) for p in people_of("test", 5)]).landmarks
     assert len(GROUPS["eyes"]) == 22 and GROUPS["mouth border"] == tuple(range(48, 60))
     eyes, mouth = (points[:, list(GROUPS[name])] for name in GROUPS)
-    assert (eyes[..., 1].max(1) < points[:, 30, 1]).all() and (mouth[..., 1].min(1) > points[:, 30, 1]).all()  # above, below the nose
+    assert (eyes[..., 1].max(1) < points[:, 30, 1]).all() and (
+        mouth[..., 1].min(1) > points[:, 30, 1]
+    ).all()  # above, below the nose
     assert set(GROUPS["eyes"]) == {*range(17, 27), *range(36, 48)}
 
 
@@ -274,7 +311,9 @@ def test_the_groups_are_those_of_ibug():
 def test_a_group_sees_its_own_points_only(distance, name):
     points, goal, w = draw(8, 3)
     chosen = list(GROUPS[name])
-    assert torch.allclose(distance(points, goal, w), affine_landmark_distance(points[:, chosen], goal[:, chosen], w[:, chosen]))
+    assert torch.allclose(
+        distance(points, goal, w), affine_landmark_distance(points[:, chosen], goal[:, chosen], w[:, chosen])
+    )
     goal[:, [i for i in range(68) if i not in chosen]] += 50
     assert torch.allclose(distance(points, goal), affine_landmark_distance(points[:, chosen], goal[:, chosen]))
     with pytest.raises(LandmarkShapeError, match="Remedy.*68"):
@@ -292,7 +331,9 @@ def test_the_nearest_reference_is_the_shot_most_like_the_input():
         index, distances = nearest_reference(inputs, sets)
         found += index.tolist()
         assert distances.shape == (6, 6) and torch.equal(distances.argmin(1), index)
-        assert float(distances[2, 4]) == pytest.approx(by_lstsq(sets[4], inputs[2])[0], rel=1e-9)  # the reference is moved
+        assert float(distances[2, 4]) == pytest.approx(
+            by_lstsq(sets[4], inputs[2])[0], rel=1e-9
+        )  # the reference is moved
         assert int(nearest_reference(inputs[3], sets, np.ones(68))[0]) == int(index[3])
     assert found == 4 * list(range(6))
 
@@ -312,23 +353,42 @@ LINE = np.column_stack([np.arange(68.0), 2 * np.arange(68.0) + 1])
 
 
 @pytest.mark.parametrize("distance", EVERY)
-@pytest.mark.parametrize("error, sets, where", [
-    (LandmarkShapeError, (POINTS, GOAL[:2]), "every face"), (LandmarkShapeError, (POINTS[..., :1], GOAL[..., :1]), "every face"),
-    (LandmarkShapeError, (POINTS[0, 0], GOAL[0, 0]), "every face"), (LandmarkShapeError, (POINTS, GOAL, WEIGHTS[:, :5]), "every face"),
-    (LandmarkShapeError, (POINTS, GOAL, WEIGHTS[:2]), "every face"), (TooFewLandmarksError, (POINTS[:, :0], GOAL[:, :0]), "every face"),
-    (LandmarkValueError, (spoilt(POINTS, (1, 5, 0), np.nan), GOAL), "restored points: face 1"),
-    (LandmarkValueError, (POINTS, spoilt(GOAL, (2, 5, 1), np.inf)), "truth points: face 2"),
-    (LandmarkValueError, (spoilt(POINTS[0], (0, 0), np.nan), GOAL[0]), "the only face"),
-    (LandmarkValueError, (POINTS[None], spoilt(GOAL, (2, 5, 1), -np.inf)[None]), r"face \(0, 2\)"),
-    *((LandmarkWeightError, (POINTS, GOAL, spoilt(WEIGHTS, (1, 7), bad)), "face 1") for bad in (0, -1, np.nan, np.inf))])
+@pytest.mark.parametrize(
+    "error, sets, where",
+    [
+        (LandmarkShapeError, (POINTS, GOAL[:2]), "every face"),
+        (LandmarkShapeError, (POINTS[..., :1], GOAL[..., :1]), "every face"),
+        (LandmarkShapeError, (POINTS[0, 0], GOAL[0, 0]), "every face"),
+        (LandmarkShapeError, (POINTS, GOAL, WEIGHTS[:, :5]), "every face"),
+        (LandmarkShapeError, (POINTS, GOAL, WEIGHTS[:2]), "every face"),
+        (TooFewLandmarksError, (POINTS[:, :0], GOAL[:, :0]), "every face"),
+        (LandmarkValueError, (spoilt(POINTS, (1, 5, 0), np.nan), GOAL), "restored points: face 1"),
+        (LandmarkValueError, (POINTS, spoilt(GOAL, (2, 5, 1), np.inf)), "truth points: face 2"),
+        (LandmarkValueError, (spoilt(POINTS[0], (0, 0), np.nan), GOAL[0]), "the only face"),
+        (LandmarkValueError, (POINTS[None], spoilt(GOAL, (2, 5, 1), -np.inf)[None]), r"face \(0, 2\)"),
+        *(
+            (LandmarkWeightError, (POINTS, GOAL, spoilt(WEIGHTS, (1, 7), bad)), "face 1")
+            for bad in (0, -1, np.nan, np.inf)
+        ),
+    ],
+)
 def test_bad_input_is_named_with_its_face(distance, error, sets, where):
     with pytest.raises(error, match=f"{where}.*Remedy") as caught:
         distance(*sets)
     assert isinstance(caught.value, LandmarkError)
 
 
-@pytest.mark.parametrize("line", [LINE, LINE.astype(np.float32) * np.float32(0.1), LINE * [1, 0], LINE * 0 + 64.1, LINE * 0,
-                                  LINE + np.random.default_rng(0).normal(0, 1e-6, LINE.shape)])
+@pytest.mark.parametrize(
+    "line",
+    [
+        LINE,
+        LINE.astype(np.float32) * np.float32(0.1),
+        LINE * [1, 0],
+        LINE * 0 + 64.1,
+        LINE * 0,
+        LINE + np.random.default_rng(0).normal(0, 1e-6, LINE.shape),
+    ],
+)
 def test_points_on_a_line_or_all_at_one_place_are_refused(line):
     with pytest.raises(DegenerateLandmarksError, match="face 2.*Remedy"):
         affine_landmark_distance(spoilt(POINTS, 2, line), GOAL)
@@ -337,7 +397,10 @@ def test_points_on_a_line_or_all_at_one_place_are_refused(line):
 
 def test_a_line_is_enough_for_a_similarity_but_not_one_place():
     assert similarity_landmark_distance(LINE, 2 * LINE[:, ::-1]) > 0
-    for place, weights in [(64.1, None), *((place, WEIGHTS) for place in np.linspace(0.1, 99.7, 20))]:  # some means are rounded
+    for place, weights in [
+        (64.1, None),
+        *((place, WEIGHTS) for place in np.linspace(0.1, 99.7, 20)),
+    ]:  # some means are rounded
         with pytest.raises(DegenerateLandmarksError, match="face 2.*Remedy"):
             similarity_landmark_distance(spoilt(POINTS, 2, place), GOAL, weights)
 
@@ -346,10 +409,12 @@ def test_each_alignment_has_its_least_number_of_points():
     for distance, least in zip(ALIGNED, (3, 2, 1)):
         assert distance(POINTS[:, :least], GOAL[:, :least]).shape == (3,)
         with pytest.raises(TooFewLandmarksError, match=f"every face.*at least {least}"):
-            distance(POINTS[:, :least - 1], GOAL[:, :least - 1])
+            distance(POINTS[:, : least - 1], GOAL[:, : least - 1])
 
 
-@pytest.mark.parametrize("goal, references", [(GOAL[0], POINTS[:0]), (GOAL[0], POINTS[0]), (GOAL[0, :5], POINTS), (GOAL[0, 0], POINTS)])
+@pytest.mark.parametrize(
+    "goal, references", [(GOAL[0], POINTS[:0]), (GOAL[0], POINTS[0]), (GOAL[0, :5], POINTS), (GOAL[0, 0], POINTS)]
+)
 def test_references_that_fit_no_input(goal, references):
     with pytest.raises(LandmarkShapeError, match="every face.*Remedy"):
         nearest_reference(goal, references)
@@ -362,11 +427,13 @@ def test_a_degenerate_reference_is_named():
 
 # ---- speed ----
 
+
 def fastest(work, times):
     def once():
         start = time.perf_counter()
         work()
         return time.perf_counter() - start
+
     return min(once() for _ in range(times))
 
 
@@ -376,7 +443,7 @@ def test_a_batch_is_an_order_of_magnitude_faster_than_a_loop():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        batch = fastest(lambda: landmarks.affine_landmark_distance(points, goal), 8)
+        batch = fastest(lambda: landmark_distances.affine_landmark_distance(points, goal), 8)
     finally:
         torch.set_num_threads(threads)
     assert fastest(lambda: [by_lstsq(p, g) for p, g in zip(points, goal)], 2) > SPEED * batch

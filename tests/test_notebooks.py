@@ -1,4 +1,5 @@
 """What a committed notebook must be besides right: one parameters cell, small cells, clean and compared outputs."""
+
 import ast
 import json
 import re
@@ -11,12 +12,19 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from lib import parameters, paths
+from lib import paths
+from lib.runs import parameters
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 PARAMS = sorted(paths.PARAMS.glob("*.yaml"))
-STORY = {"00_start_here", "01_degradation_synthesis", "02_blind_restoration", "03_dual_pivot_ablation",
-         "10_pretrain_tiny_system", "20_new_person"}
+STORY = {
+    "00_start_here",
+    "01_degradation_synthesis",
+    "02_blind_restoration",
+    "03_dual_pivot_ablation",
+    "10_pretrain_tiny_system",
+    "20_new_person",
+}
 OPENING = ("What you learn", "Run time", "You may skip")
 MACHINE = re.compile(r"(?<![\w.])/(?:work|home|root|tmp|Users|var|mnt|opt)/")  # where this machine keeps its things
 
@@ -80,7 +88,12 @@ def test_stored_outputs_hold_nothing_that_cannot_be_compared(path):
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     kinds = {kind for output in outputs for kind in output.get("data", {})}
     assert not kinds & {"image/svg+xml", "application/vnd.jupyter.widget-view+json"}
-    texts = [text for output in outputs for text in [output.get("text", ""), *output.get("data", {}).values()] if isinstance(text, str)]
+    texts = [
+        text
+        for output in outputs
+        for text in [output.get("text", ""), *output.get("data", {}).values()]
+        if isinstance(text, str)
+    ]
     assert not [text for text in texts if MACHINE.search(text) or str(paths.ROOT) in text]
 
 
@@ -89,8 +102,12 @@ def test_cells_are_small(path):
     code = code_of(path)
     assert max(len(lines_of(cell)) for cell in code) <= 40
     assert statistics.median(len(lines_of(cell)) for cell in code) <= 6
-    definitions = [node for cell in code for node in ast.walk(ast.parse(plain_python(cell)))
-                   if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    definitions = [
+        node
+        for cell in code
+        for node in ast.walk(ast.parse(plain_python(cell)))
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    ]
     assert not [node.name for node in definitions if node.end_lineno - node.lineno >= 15]  # longer ones live in lib/
     assert not [cell.source for cell in code if cell.source.rstrip().endswith(";")]  # hides nothing from nbval
     assert path.stat().st_size < 800_000
@@ -108,19 +125,43 @@ def test_it_opens_with_its_claim_and_ends_with_its_record(path):
 
 def test_the_strict_check_sees_a_changed_number_and_only_that(tmp_path):
     """nbval as `make test` runs it: addresses, times and stderr are masked, a number is not."""
+
     def cell(source, *outputs, count):
         return new_code_cell(source, outputs=list(outputs), execution_count=count)
 
     def said(text):
         return new_output("stream", name="stdout", text=text)
 
-    same = cell("import sys\nprint(object(), 'took 2.5 s')\nprint('noise', file=sys.stderr)", said("<object object at 0x7f0123456789> took 9.0 s\n"), count=1)
+    same = cell(
+        "import sys\nprint(object(), 'took 2.5 s')\nprint('noise', file=sys.stderr)",
+        said("<object object at 0x7f0123456789> took 9.0 s\n"),
+        count=1,
+    )
     changed = cell("print('PSNR 20.1')", said("PSNR 20.2\n"), count=2)
     stripped = cell("print('new')", count=3)
     nbformat.write(new_notebook(cells=[same, changed, stripped]), tmp_path / "n.ipynb")
-    done = subprocess.run([sys.executable, "-m", "pytest", "--nbval", "-c", "pyproject.toml", "-p", "no:cacheprovider", "-q", "-rA",
-                           "tests/conftest.py", str(tmp_path / "n.ipynb")], cwd=paths.ROOT, capture_output=True, text=True)
-    verdicts = {int(cell): verdict for verdict, cell in re.findall(r"^(PASSED|FAILED) .*::Cell (\d)", done.stdout, re.M)}
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "--nbval",
+            "-c",
+            "pyproject.toml",
+            "-p",
+            "no:cacheprovider",
+            "-q",
+            "-rA",
+            "tests/conftest.py",
+            str(tmp_path / "n.ipynb"),
+        ],
+        cwd=paths.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    verdicts = {
+        int(cell): verdict for verdict, cell in re.findall(r"^(PASSED|FAILED) .*::Cell (\d)", done.stdout, re.M)
+    }
     assert verdicts == {0: "PASSED", 1: "FAILED", 2: "FAILED"}, done.stdout
 
 

@@ -1,4 +1,5 @@
 """Versions live once, every import is pinned, and the commands are what their help says."""
+
 import ast
 import os
 import re
@@ -43,13 +44,21 @@ def test_installed_versions_are_the_pins():
 
 
 def test_pins_carry_no_local_build():
-    assert not [pin for pin in PROJECT["dependencies"] if "+" in pin or not re.fullmatch(r"[A-Za-z0-9_-]+==[0-9.]+", pin)]
+    assert not [
+        pin for pin in PROJECT["dependencies"] if "+" in pin or not re.fullmatch(r"[A-Za-z0-9_-]+==[0-9.]+", pin)
+    ]
 
 
 def test_every_import_is_pinned():
     providers = packages_distributions()
-    wanted = {(name, file) for file, source in sources() for name in imports(source)
-              if name not in NOT_PINNED and name not in sys.stdlib_module_names and not (paths.ROOT / "tests" / f"{name}.py").exists()}
+    wanted = {
+        (name, file)
+        for file, source in sources()
+        for name in imports(source)
+        if name not in NOT_PINNED
+        and name not in sys.stdlib_module_names
+        and not (paths.ROOT / "tests" / f"{name}.py").exists()
+    }
     pinned = {pin.lower() for pin in PINS}
     loose = {(name, file) for name, file in wanted if not pinned & {found.lower() for found in providers.get(name, [])}}
     assert not loose
@@ -67,7 +76,9 @@ def test_conda_environment_takes_its_versions_from_the_project():
 def test_the_makefile_reads_the_torch_pin_from_the_project():
     text = (paths.ROOT / "Makefile").read_text()
     script = re.search(r"sed -nE '(.*?)' pyproject.toml", text)[1]
-    found = subprocess.run(["sed", "-nE", script, "pyproject.toml"], cwd=paths.ROOT, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        ["sed", "-nE", script, "pyproject.toml"], cwd=paths.ROOT, capture_output=True, text=True, check=True
+    )
     assert found.stdout.split() == [f"torch=={PINS['torch']}"]
     assert not [line for line in text.splitlines() if re.search(r"==\d", line)]
 
@@ -96,8 +107,10 @@ def test_ci_runs_make_test():
 
 def test_folders_are_absolute_and_from_the_file():
     assert (paths.ROOT / "lib" / "paths.py").is_file()
-    assert all(folder.is_absolute() for folder in (paths.NOTEBOOKS, paths.DATA, paths.PARAMS, paths.RESULTS, paths.SYSTEM))
-    assert paths.shown(paths.DATA / "x.png") == "data/x.png"
+    assert all(
+        folder.is_absolute() for folder in (paths.NOTEBOOKS, paths.DATA, paths.PARAMS, paths.RESULTS, paths.SYSTEM)
+    )
+    assert paths.display_path(paths.DATA / "x.png") == "data/x.png"
 
 
 @pytest.mark.parametrize("names", [("..", "x"), ("a/../../x",), ("/etc/passwd",), (".",), ("out", "x")])
@@ -113,7 +126,7 @@ def test_child_refuses_what_leaves_the_folder(tmp_path, names):
 def test_a_full_disk_leaves_the_old_file_and_nothing_half_written(tmp_path):
     target = tmp_path / "out.txt"
     target.write_text("old")
-    with pytest.raises(NoSpaceError), paths.writing(target) as part:
+    with pytest.raises(NoSpaceError), paths.atomic_write(target) as part:
         part.symlink_to("/dev/full")  # every write to it fails as on a full disk
         part.write_text("new")
     assert target.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["out.txt"]
@@ -122,17 +135,22 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_half_written(tmp_path):
 def test_ctrl_c_while_writing_a_folder_leaves_the_old_one(tmp_path):
     target = tmp_path / "folder"
     for text in ("old", "new"):
-        with paths.writing(target) as part:
+        with paths.atomic_write(target) as part:
             part.mkdir()
             (part / "file").write_text(text)
-    with pytest.raises(KeyboardInterrupt), paths.writing(target) as part:
+    with pytest.raises(KeyboardInterrupt), paths.atomic_write(target) as part:
         part.mkdir()
         raise KeyboardInterrupt
     assert (target / "file").read_text() == "new" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_ranges():
-    assert (checks.steps(5), checks.fraction("gamma", 1), checks.finite("w", 1.5), checks.device("cpu")) == (5, 1.0, 1.5, "cpu")
+    assert (checks.steps(5), checks.fraction("gamma", 1), checks.finite("w", 1.5), checks.device("cpu")) == (
+        5,
+        1.0,
+        1.5,
+        "cpu",
+    )
     for refused in (-1, 2.0, True, "3"):
         with pytest.raises(RangeError):
             checks.steps(refused)

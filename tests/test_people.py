@@ -1,4 +1,5 @@
 """Procedural people: same seed, same pixels; exact landmarks; captions that are true; splits that never mix."""
+
 from dataclasses import fields, replace
 
 import cv2
@@ -6,7 +7,18 @@ import numpy as np
 import pytest
 
 from lib.errors import BadPersonError, BadSizeError, SplitError
-from lib.people import KINDS, SPLITS, WORDS, Genes, Person, caption, parse, people_of, render, require
+from lib.people.procedural import (
+    KINDS,
+    SPLITS,
+    WORDS,
+    Genes,
+    ProceduralPerson,
+    caption,
+    parse,
+    people_of,
+    render,
+    require,
+)
 
 PAIRS = [(person, person.shot(k)) for person in people_of("test", 5) for k in range(2)]
 
@@ -19,18 +31,20 @@ def facing(person, **changes):
 
 def test_same_seed_same_bytes_whatever_the_batch():
     batch = render(PAIRS, masks=True)
-    alone = render([(Person(PAIRS[3][0].seed), Person(PAIRS[3][0].seed).shot(1))], masks=True)
+    alone = render([(ProceduralPerson(PAIRS[3][0].seed), ProceduralPerson(PAIRS[3][0].seed).shot(1))], masks=True)
     assert np.array_equal(batch.pictures[3], alone.pictures[0])
     assert np.array_equal(batch.landmarks[3], alone.landmarks[0])
     assert all(np.array_equal(batch.masks[name][3], alone.masks[name][0]) for name in batch.masks)
-    assert np.array_equal(batch.pictures, render(PAIRS).pictures)      # asking for masks does not touch the picture
+    assert np.array_equal(batch.pictures, render(PAIRS).pictures)  # asking for masks does not touch the picture
 
 
 def test_types_and_shapes():
     drawn = render(PAIRS[:2], 96, masks=True)
     assert drawn.pictures.shape == (2, 96, 96, 3) and drawn.pictures.dtype == np.uint8
     assert drawn.landmarks.shape == (2, 68, 2) and drawn.landmarks.dtype == np.float32
-    assert {m.shape for m in drawn.masks.values()} == {(2, 96, 96)} and {m.dtype for m in drawn.masks.values()} == {np.dtype(np.uint8)}
+    assert {m.shape for m in drawn.masks.values()} == {(2, 96, 96)} and {m.dtype for m in drawn.masks.values()} == {
+        np.dtype(np.uint8)
+    }
     assert set(drawn.masks) == {"eyes", "brows", "nose", "mouth", "skin", "hair"}
     assert render(PAIRS[:2]).masks is None and render([], 64).pictures.shape == (0, 64, 64, 3)
 
@@ -43,22 +57,72 @@ def test_landmarks_lie_inside_and_grow_with_the_size():
 
 
 def test_landmarks_of_a_still_face_mirror_each_other():
-    points = render([(Person(9), facing(Person(9)))]).landmarks[0]
-    mirror = [*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31, 45, 44, 43, 42, 47, 46, 39, 38, 37, 36,
-              41, 40, 54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65]
+    points = render([(ProceduralPerson(9), facing(ProceduralPerson(9)))]).landmarks[0]
+    mirror = [
+        *range(16, -1, -1),
+        *range(26, 16, -1),
+        27,
+        28,
+        29,
+        30,
+        35,
+        34,
+        33,
+        32,
+        31,
+        45,
+        44,
+        43,
+        42,
+        47,
+        46,
+        39,
+        38,
+        37,
+        36,
+        41,
+        40,
+        54,
+        53,
+        52,
+        51,
+        50,
+        49,
+        48,
+        59,
+        58,
+        57,
+        56,
+        55,
+        64,
+        63,
+        62,
+        61,
+        60,
+        67,
+        66,
+        65,
+    ]
     np.testing.assert_allclose(points[mirror] * (-1, 1) + (128, 0), points, atol=1e-3)
     eyes = points[36:48].reshape(2, 6, 2).mean(1)
-    np.testing.assert_allclose(eyes[:, 1] / 128, .47, atol=.02)
-    np.testing.assert_allclose(eyes[:, 0] / 128, (.38, .62), atol=.02)
+    np.testing.assert_allclose(eyes[:, 1] / 128, 0.47, atol=0.02)
+    np.testing.assert_allclose(eyes[:, 0] / 128, (0.38, 0.62), atol=0.02)
 
 
 def test_landmarks_lie_on_what_is_drawn():
-    bare = next(p for p in people_of("test", 99) if (p.genes.glasses, p.genes.scar, p.genes.beard, p.genes.hair) ==
-                ("none", "none", "none", "short"))
+    bare = next(
+        p
+        for p in people_of("test", 99)
+        if (p.genes.glasses, p.genes.scar, p.genes.beard, p.genes.hair) == ("none", "none", "none", "short")
+    )
     drawn = render([(bare, bare.shot(k)) for k in range(6)], masks=True)
     for n, points in enumerate(drawn.landmarks):
-        for region, inside in (("eyes", (points[36:42].mean(0), points[42:48].mean(0))), ("mouth", (points[48:60].mean(0),)),
-                               ("brows", points[[18, 19, 20, 23, 24, 25]]), ("nose", points[29:31])):
+        for region, inside in (
+            ("eyes", (points[36:42].mean(0), points[42:48].mean(0))),
+            ("mouth", (points[48:60].mean(0),)),
+            ("brows", points[[18, 19, 20, 23, 24, 25]]),
+            ("nose", points[29:31]),
+        ):
             for x, y in inside:
                 assert drawn.masks[region][n, int(y), int(x)] > 127, (n, region)
         ys, xs = np.nonzero(drawn.masks["mouth"][n] > 127)
@@ -69,16 +133,16 @@ def test_landmarks_lie_on_what_is_drawn():
 def test_masks_share_the_picture_out():
     masks = render(PAIRS, masks=True).masks
     total = sum(mask.astype(int) for mask in masks.values())
-    assert total.max() <= 255 + 90 and (total > 300).mean() < .01      # only anti-aliased edges may overlap
+    assert total.max() <= 255 + 90 and (total > 300).mean() < 0.01  # only anti-aliased edges may overlap
     assert all((mask > 127).any() for name, mask in masks.items() if name != "hair")
 
 
 def test_parallax_turns_the_near_more_than_the_far():
-    person = Person(19)
+    person = ProceduralPerson(19)
     still, turned = render([(person, facing(person)), (person, facing(person, yaw=15))]).landmarks
     moved = (turned - still)[:, 0]
     ears, eyes = (moved[0] + moved[16]) / 2, moved[36:48].mean()
-    assert moved[30] - ears > 2 * abs(eyes - ears) * .5 > 0
+    assert moved[30] - ears > 2 * abs(eyes - ears) * 0.5 > 0
     assert moved[30] > eyes > ears
     nodding = render([(person, facing(person, pitch=8))]).landmarks[0]
     assert (nodding - still)[30, 1] < 0 < (nodding - still)[[0, 16], 1].mean()
@@ -86,7 +150,7 @@ def test_parallax_turns_the_near_more_than_the_far():
 
 @pytest.mark.parametrize("number", [0, 8, 9, 123456])
 def test_captions_are_true_and_in_the_vocabulary(number):
-    person = Person(number)
+    person = ProceduralPerson(number)
     for k in range(8):
         shot = person.shot(k)
         words = caption(person, shot).replace(",", " ,").split()
@@ -97,7 +161,7 @@ def test_captions_are_true_and_in_the_vocabulary(number):
         assert (genes.hair == "bald") or words[words.index("hair") - 1] == genes.hair_colour
         for gene, word in (("beard", genes.beard), ("glasses", "glasses"), ("freckles", "freckles"), ("scar", "scar")):
             assert (word in words) == (getattr(genes, gene) != "none")
-        assert ("smiling" in words) == (shot.smile > .4) and ("frowning" in words) == (shot.smile < -.4)
+        assert ("smiling" in words) == (shot.smile > 0.4) and ("frowning" in words) == (shot.smile < -0.4)
         assert ("mouth" in words) == (shot.mouth_open > 0) and ("right" in words) == (shot.yaw > 12)
 
 
@@ -111,7 +175,7 @@ def test_vocabulary_is_small_and_complete():
 
 def test_people_differ_and_stay_themselves():
     people = people_of("test", 40)
-    assert len({p.genes for p in people}) == 40 and Person(9).genes == Person(9).genes
+    assert len({p.genes for p in people}) == 40 and ProceduralPerson(9).genes == ProceduralPerson(9).genes
     pictures = render([(p, facing(people[0])) for p in people], 64).pictures.astype(float)
     between = [np.abs(pictures[i] - pictures[j]).mean() for i in range(40) for j in range(i)]
     assert min(between) > 3
@@ -120,23 +184,29 @@ def test_people_differ_and_stay_themselves():
 
 
 def test_small_marks_show_in_the_picture():
-    person = next(p for p in people_of("test", 99) if len(p.genes.moles) > 1 and p.genes.hair == "short" and p.genes.beard == "none")
-    plain = Person(person.seed)
+    person = next(
+        p
+        for p in people_of("test", 99)
+        if len(p.genes.moles) > 1 and p.genes.hair == "short" and p.genes.beard == "none"
+    )
+    plain = ProceduralPerson(person.seed)
     plain.__dict__["genes"] = replace(person.genes, moles=(), iris="brown" if person.genes.iris != "brown" else "blue")
     with_, without = render([(person, facing(person)), (plain, facing(person))]).pictures.astype(float)
     changed = np.abs(with_ - without).max(-1) > 30
-    assert 20 < changed.sum() < 300                                      # small, but at least moles and irises
+    assert 20 < changed.sum() < 300  # small, but at least moles and irises
 
 
 def test_genes_are_independent_of_each_other():
     people = people_of("train", 1500)
-    numbers = np.array([[getattr(p.genes, f.name) for f in fields(Genes) if f.type in (float, "float")] for p in people])
+    numbers = np.array(
+        [[getattr(p.genes, f.name) for f in fields(Genes) if f.type in (float, "float")] for p in people]
+    )
     off = np.corrcoef(numbers.T) - np.eye(numbers.shape[1])
-    assert np.abs(off).max() < .13                                       # about five standard errors
+    assert np.abs(off).max() < 0.13  # about five standard errors
     together = np.zeros((len(KINDS["iris"]), len(KINDS["hair_colour"])))
     for p in people:
         together[KINDS["iris"].index(p.genes.iris), KINDS["hair_colour"].index(p.genes.hair_colour)] += 1
-    assert abs(together / len(people) - 1 / together.size).max() < .02
+    assert abs(together / len(people) - 1 / together.size).max() < 0.02
 
 
 def test_sizes_resemble_each_other():
@@ -151,32 +221,48 @@ def test_splits_are_disjoint_and_guarded():
     assert all(len(s) == 200 for s in seeds.values()) and not seeds["train"] & seeds["development"]
     assert not seeds["train"] & seeds["test"] and not seeds["development"] & seeds["test"]
     assert people_of("test", 3, start=2) == people_of("test", 5)[2:]
-    assert require([Person(9), Person(19)], "test") == [Person(9), Person(19)]
+    assert require([ProceduralPerson(9), ProceduralPerson(19)], "test") == [ProceduralPerson(9), ProceduralPerson(19)]
     with pytest.raises(SplitError, match="people:8.*development"):
-        require([Person(9), Person(8)], "test")
+        require([ProceduralPerson(9), ProceduralPerson(8)], "test")
     with pytest.raises(SplitError, match="Remedy"):
         people_of("tests", 1)
     with pytest.raises(SplitError):
         require([], "all")
 
 
-@pytest.mark.parametrize("name", ["people:", "people:-1", "people:1.5", "People:1", "people:1 ", "people:1\n", "people:٣",
-                                  "../people:1", "person:1", "", None, 7, "people:" + "9" * 40])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "people:",
+        "people:-1",
+        "people:1.5",
+        "People:1",
+        "people:1 ",
+        "people:1\n",
+        "people:٣",
+        "../people:1",
+        "person:1",
+        "",
+        None,
+        7,
+        "people:" + "9" * 40,
+    ],
+)
 def test_odd_names_are_refused(name):
     with pytest.raises(BadPersonError, match="Remedy"):
         parse(name)
 
 
 def test_a_name_reads_back():
-    assert parse("people:1234") == Person(1234) and Person(1234).name == "people:1234"
+    assert parse("people:1234") == ProceduralPerson(1234) and ProceduralPerson(1234).name == "people:1234"
 
 
 @pytest.mark.parametrize("seed", [-1, 1.0, "1", None, True, 2**63])
 def test_odd_seeds_are_refused(seed):
     with pytest.raises(BadPersonError, match="Remedy"):
-        Person(seed)
+        ProceduralPerson(seed)
     with pytest.raises(BadPersonError, match="Remedy"):
-        Person(1).shot(seed)
+        ProceduralPerson(1).shot(seed)
 
 
 @pytest.mark.parametrize("size", [31, 0, -128, 64.0, "64", True])

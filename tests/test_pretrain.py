@@ -1,15 +1,18 @@
 """Training of the tiny system: whom it sees, its losses in closed form, resuming."""
+
 import numpy as np
 import pytest
 import tiny_system
 import torch
 from diffusers.optimization import get_cosine_schedule_with_warmup
 
-from lib import people, pretrain, system
 from lib.errors import SplitError
-from lib.faces import to_uint8
+from lib.images import to_uint8
+from lib.models import system
+from lib.people import procedural
+from lib.training import pretraining, trainer
 
-ABAR = torch.tensor(np.cumprod(1 - np.linspace(0.00085 ** 0.5, 0.012 ** 0.5, 1000) ** 2), dtype=torch.float32)
+ABAR = torch.tensor(np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2), dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -17,36 +20,43 @@ def pool():
     """Four people in two pictures each, made up."""
     g = torch.Generator().manual_seed(0)
     clean = to_uint8(tiny_system.pictures(8))
-    return pretrain.Pool(
-        pictures=torch.from_numpy(clean).permute(0, 3, 1, 2).contiguous(), person=torch.arange(4).repeat_interleave(2),
-        captions=["a photo of a person with blue eyes"] * 4 + ["a photo of a person , bald"] * 4, genes=torch.rand(4, 5, generator=g),
+    return pretraining.Pool(
+        pictures=torch.from_numpy(clean).permute(0, 3, 1, 2).contiguous(),
+        person=torch.arange(4).repeat_interleave(2),
+        captions=["a photo of a person with blue eyes"] * 4 + ["a photo of a person , bald"] * 4,
+        genes=torch.rand(4, 5, generator=g),
         landmarks=torch.rand(8, 68, 2, generator=g) * 2 - 1,
-        degraded=(torch.from_numpy(clean).permute(0, 3, 1, 2).float() * 0.8 + 20).byte())
+        degraded=(torch.from_numpy(clean).permute(0, 3, 1, 2).float() * 0.8 + 20).byte(),
+    )
 
 
 # ---- the pool ----
 
+
 def test_a_pool_is_of_training_people_in_order_across_workers_chunks():
-    count, shots, size = pretrain.CHUNK + 1, 2, 32
-    pool = pretrain.make_pool(count, shots, size, start=5, workers=1)
-    crowd = people.people_of("train", count, 5)
+    count, shots, size = pretraining.CHUNK + 1, 2, 32
+    pool = pretraining.make_pool(count, shots, size, start=5, workers=1)
+    crowd = procedural.people_of("train", count, 5)
     assert {p.split for p in crowd} == {"train"}
-    drawn = people.render([(p, p.shot(k)) for p in crowd for k in range(shots)], size)
-    assert torch.equal(pool.pictures.permute(0, 2, 3, 1), torch.from_numpy(drawn.pictures)) and pool.captions == drawn.captions
+    drawn = procedural.render([(p, p.shot(k)) for p in crowd for k in range(shots)], size)
+    assert (
+        torch.equal(pool.pictures.permute(0, 2, 3, 1), torch.from_numpy(drawn.pictures))
+        and pool.captions == drawn.captions
+    )
     assert pool.person.tolist() == [n // shots for n in range(count * shots)]
     assert np.array_equal(pool.genes, [p.gene_vector() for p in crowd])
     assert torch.allclose((pool.landmarks + 1) * size / 2, torch.from_numpy(drawn.landmarks), atol=1e-4)
     assert pool.degraded.shape == pool.pictures.shape and pool.degraded.dtype == torch.uint8
     assert (pool.degraded.float() - pool.pictures).abs().mean((1, 2, 3)).min() > 0.5  # every one is degraded
-    assert torch.equal(pool.degraded, pretrain.make_pool(count, shots, size, start=5, workers=2).degraded)
+    assert torch.equal(pool.degraded, pretraining.make_pool(count, shots, size, start=5, workers=2).degraded)
 
 
 @pytest.mark.parametrize("stranger", [8, 9])
 def test_nobody_of_another_split_gets_in(monkeypatch, stranger):
-    crowd = [people.Person(0), people.Person(stranger)]
-    monkeypatch.setattr(people, "people_of", lambda *_: crowd)
+    crowd = [procedural.ProceduralPerson(0), procedural.ProceduralPerson(stranger)]
+    monkeypatch.setattr(procedural, "people_of", lambda *_: crowd)
     with pytest.raises(SplitError, match=f"people:{stranger}.*Remedy"):
-        pretrain.make_pool(2, 1, 32, workers=1)
+        pretraining.make_pool(2, 1, 32, workers=1)
 
 
 def test_batches_are_the_generators(pool):
@@ -55,11 +65,14 @@ def test_batches_are_the_generators(pool):
     assert torch.equal(i, draw(1)[0]) and torch.equal(x, draw(1)[1]) and not torch.equal(i, draw(2)[0])
     assert torch.equal(x, pool.pictures[i].float() / 127.5 - 1)
     again, clean, degraded = draw(1, degraded=True)
-    assert torch.equal(again, i) and torch.equal(clean, x) and torch.equal(degraded, pool.degraded[i].float() / 127.5 - 1)
+    assert (
+        torch.equal(again, i) and torch.equal(clean, x) and torch.equal(degraded, pool.degraded[i].float() / 127.5 - 1)
+    )
     assert set(pool.batch(200, torch.Generator().manual_seed(0))[0].tolist()) == set(range(8))
 
 
 # ---- the loop ----
+
 
 def line():
     net = torch.nn.Linear(4, 2)
@@ -75,7 +88,7 @@ def line_loss(net):
 def test_fit_against_a_plain_loop():
     """AdamW, clipped at 1, warmed up, cosine, and the exponential average of the weights in the end."""
     net, twin, steps = line(), line(), 40
-    losses = pretrain.fit("line", [net], line_loss(net), steps=steps, lr=0.05, seed=3)
+    losses = trainer.fit("line", [net], line_loss(net), steps=steps, lr=0.05, seed=3)
     optimiser = torch.optim.AdamW(twin.parameters(), lr=0.05, betas=(0.9, 0.99))
     schedule = get_cosine_schedule_with_warmup(optimiser, 1, steps)
     average, want = None, []
@@ -96,7 +109,7 @@ def test_fit_against_a_plain_loop():
 def test_an_interrupted_fit_ends_as_an_uninterrupted_one(tmp_path, stop):
     options = dict(steps=9, lr=0.05, seed=1, every=2)
     whole, net = line(), line()
-    want = pretrain.fit("line", [whole], line_loss(whole), **options)
+    want = trainer.fit("line", [whole], line_loss(whole), **options)
     count = []
 
     def broken(g):
@@ -104,17 +117,19 @@ def test_an_interrupted_fit_ends_as_an_uninterrupted_one(tmp_path, stop):
         if len(count) == stop:
             raise KeyboardInterrupt
         return line_loss(net)(g)
+
     with pytest.raises(KeyboardInterrupt):
-        pretrain.fit("line", [net], broken, folder=tmp_path, **options)
+        trainer.fit("line", [net], broken, folder=tmp_path, **options)
     assert [f.name for f in tmp_path.iterdir()] == ["line.pt"]
     count.clear()
     fresh = line()
-    losses = pretrain.fit("line", [fresh], lambda g: count.append(1) or line_loss(fresh)(g), folder=tmp_path, **options)
+    losses = trainer.fit("line", [fresh], lambda g: count.append(1) or line_loss(fresh)(g), folder=tmp_path, **options)
     assert losses == want and len(count) == 9 - (stop - 1) // 2 * 2
     assert tiny_system.same(fresh.state_dict(), whole.state_dict())
 
 
 # ---- the stages ----
+
 
 @pytest.fixture
 def B():
@@ -131,31 +146,33 @@ def states(B):
 
 def test_after_the_autoencoder_latents_have_unit_variance(B, pool):
     before = states(B)
-    assert abs(float(pretrain.latents(B, pool.pictures).std()) - 1) > 0.1
-    losses = pretrain.fit_autoencoder(B, pool, batch=2, steps=20, lr=4e-3)
+    assert abs(float(pretraining.latents(B, pool.pictures).std()) - 1) > 0.1
+    losses = pretraining.fit_autoencoder(B, pool, batch=2, steps=20, lr=4e-3)
     assert changed(B, before) == ["vae"] and np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
-    assert float(pretrain.latents(B, pool.pictures).std()) == pytest.approx(1, abs=1e-3)
+    assert float(pretraining.latents(B, pool.pictures).std()) == pytest.approx(1, abs=1e-3)
 
 
 def test_the_scaling_factor_is_saved_with_the_weights(B, pool, tmp_path):
-    pretrain.fit_autoencoder(B, pool, batch=2, steps=1, lr=1e-3)
+    pretraining.fit_autoencoder(B, pool, batch=2, steps=1, lr=1e-3)
     B.save(tmp_path, torch.float32)
-    assert float(pretrain.latents(system.load(tmp_path), pool.pictures).std()) == pytest.approx(1, abs=1e-3)
+    assert float(pretraining.latents(system.load(tmp_path), pool.pictures).std()) == pytest.approx(1, abs=1e-3)
 
 
 def test_the_cleaner_learns_to_clean_and_nothing_else_moves(B, pool):
     before = states(B)
     clean, degraded = (x.float() / 127.5 - 1 for x in (pool.pictures, pool.degraded))
     was = float((B.clean(degraded) - clean).square().mean())
-    pretrain.fit_cleaner(B, pool, batch=2, steps=25, lr=4e-3)
+    pretraining.fit_cleaner(B, pool, batch=2, steps=25, lr=4e-3)
     assert changed(B, before) == ["cleaner"] and float((B.clean(degraded) - clean).square().mean()) < 0.7 * was
 
 
 def test_latents_are_the_same_in_any_batches_and_pass_through(B, pool):
     x = pool.pictures.float() / 127.5 - 1
-    assert torch.allclose(pretrain.latents(B, pool.pictures, batch=3), B.encode(x), atol=1e-5)
-    assert torch.allclose(pretrain.latents(B, pool.pictures, scaled=False), B.encode(x) / B.vae.config.scaling_factor, atol=1e-5)
-    assert torch.allclose(pretrain.latents(B, pool.pictures, through=B.clean), B.encode(B.clean(x)), atol=1e-5)
+    assert torch.allclose(pretraining.latents(B, pool.pictures, batch=3), B.encode(x), atol=1e-5)
+    assert torch.allclose(
+        pretraining.latents(B, pool.pictures, scaled=False), B.encode(x) / B.vae.config.scaling_factor, atol=1e-5
+    )
+    assert torch.allclose(pretraining.latents(B, pool.pictures, through=B.clean), B.encode(B.clean(x)), atol=1e-5)
 
 
 def test_the_min_snr_weight_in_closed_form(B, monkeypatch):
@@ -164,7 +181,7 @@ def test_the_min_snr_weight_in_closed_form(B, monkeypatch):
     monkeypatch.setattr(B.scheduler, "add_noise", lambda x0, eps, t: seen.append((eps, t)) or add_noise(x0, eps, t))
     monkeypatch.setattr(system.System, "predict", lambda self, x, *_: torch.full_like(x, 0.25))
     x0 = torch.zeros(64, *tiny_system.LATENT)
-    loss = float(pretrain.min_snr_loss(B, x0, torch.Generator().manual_seed(0), None))
+    loss = float(pretraining.min_snr_loss(B, x0, torch.Generator().manual_seed(0), None))
     eps, t = seen[0]
     snr = ABAR[t] / (1 - ABAR[t])
     weight = torch.where(snr > 5, 5 / snr, torch.ones(64))
@@ -175,16 +192,22 @@ def test_the_min_snr_weight_in_closed_form(B, monkeypatch):
 
 def test_G_learns_from_captions_with_the_empty_prompt_and_the_class_among_them(B, pool, monkeypatch):
     before, prompts = states(B), []
-    real = pretrain.min_snr_loss
-    monkeypatch.setattr(pretrain, "min_snr_loss", lambda B, x0, g, prompt: prompts.append((x0, prompt)) or real(B, x0, g, prompt))
+    real = pretraining.min_snr_loss
+    monkeypatch.setattr(
+        pretraining, "min_snr_loss", lambda B, x0, g, prompt: prompts.append((x0, prompt)) or real(B, x0, g, prompt)
+    )
     texts = ["", system.CLASS_PROMPT, *sorted(set(pool.captions))]
-    known, latents = B.embed(texts), pretrain.latents(B, pool.pictures)
-    pretrain.fit_G(B, pool, batch=100, steps=2, lr=1e-3)
+    known, latents = B.embed(texts), pretraining.latents(B, pool.pictures)
+    pretraining.fit_G(B, pool, batch=100, steps=2, lr=1e-3)
     assert changed(B, before) == ["unet", "text_encoder"]
     x0, prompt = prompts[0]
     which = torch.stack([(prompt - one).flatten(1).abs().amax(1) < 1e-5 for one in known])
     shares = which.float().mean(1)
-    assert float(shares.sum()) == pytest.approx(1) and abs(float(shares[0]) - 0.2) < 0.1 and abs(float(shares[1]) - 0.15) < 0.1
+    assert (
+        float(shares.sum()) == pytest.approx(1)
+        and abs(float(shares[0]) - 0.2) < 0.1
+        and abs(float(shares[1]) - 0.15) < 0.1
+    )
     for n, text in enumerate(texts[2:]):  # a caption goes with a picture of its own
         own = latents[[c == text for c in pool.captions]]
         assert all(any(torch.equal(z, one) for one in own) for z in x0[which[n + 2]])
@@ -192,12 +215,12 @@ def test_G_learns_from_captions_with_the_empty_prompt_and_the_class_among_them(B
 
 def test_E_learns_with_the_empty_prompt_on_both_sides(B, pool, monkeypatch):
     before, seen = states(B), []
-    real = pretrain.min_snr_loss
-    monkeypatch.setattr(pretrain, "min_snr_loss", lambda *args: seen.append(args) or real(*args))
-    pretrain.fit_E(B, pool, batch=4, steps=2, lr=1e-3)
+    real = pretraining.min_snr_loss
+    monkeypatch.setattr(pretraining, "min_snr_loss", lambda *args: seen.append(args) or real(*args))
+    pretraining.fit_E(B, pool, batch=4, steps=2, lr=1e-3)
     assert changed(B, before) == ["control"] and len(seen) == 2
     _, x0, _, prompt, hint, null = seen[0]
     assert torch.allclose(prompt, B.embed([""] * 4), atol=1e-5) and torch.equal(prompt, null)
-    latents, hints = pretrain.latents(B, pool.pictures), pretrain.latents(B, pool.degraded, through=B.clean)
+    latents, hints = pretraining.latents(B, pool.pictures), pretraining.latents(B, pool.degraded, through=B.clean)
     for z, h in zip(x0, hint):
         assert any(torch.allclose(z, a, atol=1e-5) and torch.allclose(h, b, atol=1e-5) for a, b in zip(latents, hints))

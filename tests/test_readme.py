@@ -1,10 +1,13 @@
 """README says what the repository holds: its commands, its notebooks, and the recorded numbers."""
+
 import json
 import re
 
 import pandas as pd
 
-from lib import paths, quality, record, results, show
+from lib import paths
+from lib.runs import figures, record
+from lib.studies import release_checks, statistics
 
 README = (paths.ROOT / "README.md").read_text()
 
@@ -18,23 +21,29 @@ def test_every_notebook_is_on_the_map_and_every_link_leads_somewhere():
 def test_every_command_exists():
     targets = re.findall(r"^([a-z]+):.*##", (paths.ROOT / "Makefile").read_text(), re.M)
     assert set(re.findall(r"\bmake ([a-z]+)", README.replace("make, a package", ""))) <= set(targets)
-    assert all((paths.ROOT / file).is_file() for file in re.findall(r"-f (params/\w+\.yaml)", README) if file != "params/FILE.yaml")
+    assert all(
+        (paths.ROOT / file).is_file()
+        for file in re.findall(r"-f (params/\w+\.yaml)", README)
+        if file != "params/FILE.yaml"
+    )
 
 
 def test_the_table_is_that_of_the_recorded_study():
     table = re.search(r"<!-- study -->\n(.*?)\n<!-- /study -->", README, re.S).group(1)
-    assert results.markdown(pd.DataFrame(record.read(paths.RESULTS / "03_study" / "record.json")["metrics"])) in table
+    assert (
+        statistics.markdown(pd.DataFrame(record.read(paths.RESULTS / "03_study" / "record.json")["metrics"])) in table
+    )
 
 
 def test_the_costs_are_those_of_the_recorded_run():
     costs = re.search(r"<!-- costs -->\n(.*?)\n<!-- /costs -->", README, re.S).group(1)
-    assert costs == results.costs(record.read(paths.RESULTS / "00_start_here" / "record.json"))
+    assert costs == statistics.costs(record.read(paths.RESULTS / "00_start_here" / "record.json"))
 
 
 def test_the_quality_is_the_recorded_one():
     table = re.search(r"<!-- quality -->\n(.*?)\n<!-- /quality -->", README, re.S).group(1)
     recorded = record.read(paths.RESULTS / "10_pretrain_tiny_system" / "record.json")["metrics"][0]
-    assert table == show.markdown(quality.against_bars(recorded))
+    assert table == figures.markdown(release_checks.against_bars(recorded))
 
 
 def stored(start):
@@ -43,7 +52,11 @@ def stored(start):
     cell = next(c for c in cells if c["cell_type"] == "code" and "".join(c["source"]).startswith(start))
     lines = "".join(cell["outputs"][0]["data"]["text/plain"]).splitlines()
     rows = [re.split(r"\s{2,}", line.strip()) for line in lines]
-    return {row[0]: [float(x.replace(",", "")) for x in " ".join(row[1:]).split()] for row in rows if re.search(r"\d$", row[-1]) and len(row) > 1}
+    return {
+        row[0]: [float(x.replace(",", "")) for x in " ".join(row[1:]).split()]
+        for row in rows
+        if re.search(r"\d$", row[-1]) and len(row) > 1
+    }
 
 
 def test_the_figures_of_the_full_size_are_those_that_notebook_22_counted():
@@ -53,7 +66,9 @@ def test_the_figures_of_the_full_size_are_those_that_notebook_22_counted():
     assert f"; {adapters} GB with adapters of rank 3" in README
     tflop, seconds = (arithmetic["textual"][k] + arithmetic["model"][k] for k in (1, 2))
     assert f"are {tflop:.0f} TFLOP, {seconds:.0f} s of an H200" in README
-    assert f"doubles the textual step, {2 * arithmetic['textual'][1] + arithmetic['model'][1]:.0f} TFLOP in all" in README
+    assert (
+        f"doubles the textual step, {2 * arithmetic['textual'][1] + arithmetic['model'][1]:.0f} TFLOP in all" in README
+    )
     assert f"class, are {arithmetic['class pictures'][1]:.0f} TFLOP" in README
     full, adapted = disk["full weights"][0], disk["LoRA 3"][0]
     assert f"and {adapted:.0f} MB a person instead of {full / 1000:.1f} GB" in README

@@ -2,6 +2,7 @@
 
 By hand, in a minute: `pytest -m slow -s tests/test_real_models.py`; it prints what it measures.
 """
+
 from pathlib import Path
 
 import numpy as np
@@ -13,27 +14,35 @@ import torch.nn.functional as F
 from calibration_pairs import pairs
 from torch import nn
 
-from lib import degrade, identity, metrics, quality
+from lib.degradation import degrade
 from lib.errors import PackError
-from lib.faces import to_tensor
-from lib.landmarker import find_landmarks
-from lib.pictures import load_picture
+from lib.images import to_tensor
+from lib.metrics import identity, registry
+from lib.metrics.landmark_detection import find_landmarks
+from lib.people.picture_files import load_picture
+from lib.studies import release_checks
 
 pytestmark = pytest.mark.slow
 SHARED = Path(__file__).parents[2] / "shared"
 MEAN, STD = (torch.tensor(x).view(1, 3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # of ImageNet
-RECOGNISERS = {"mbf_y1": "evalpack", "mobilefacenet": "recognisers/mobilefacenet_foamliu_rgb255.onnx",
-               "mobileface_v2": "recognisers/mobileface_v2.onnx"}
+RECOGNISERS = {
+    "mbf_y1": "evalpack",
+    "mobilefacenet": "recognisers/mobilefacenet_foamliu_rgb255.onnx",
+    "mobileface_v2": "recognisers/mobileface_v2.onnx",
+}
 
 
 def shared(*parts):
     """A path in the folder beside the repository; a test that cannot find it has failed, not passed."""
     path = SHARED.joinpath(*parts)
-    assert path.exists(), f"Not there: {path}. Remedy: put the models and photographs of the project's shared folder beside the repository."
+    assert path.exists(), (
+        f"Not there: {path}. Remedy: put the models and photographs of the project's shared folder beside the repository."
+    )
     return path
 
 
 # ---- LPIPS ----
+
 
 def weights(file):
     return torch.load(shared("models", "lpips", file), map_location="cpu", weights_only=True)
@@ -44,7 +53,11 @@ class Fire(nn.Module):
 
     def __init__(self, cin, few, each):
         super().__init__()
-        self.squeeze, self.expand1x1, self.expand3x3 = nn.Conv2d(cin, few, 1), nn.Conv2d(few, each, 1), nn.Conv2d(few, each, 3, padding=1)
+        self.squeeze, self.expand1x1, self.expand3x3 = (
+            nn.Conv2d(cin, few, 1),
+            nn.Conv2d(few, each, 1),
+            nn.Conv2d(few, each, 3, padding=1),
+        )
 
     def forward(self, x):
         x = self.squeeze(x).relu()
@@ -54,8 +67,21 @@ class Fire(nn.Module):
 def squeezenet():
     """The features of SqueezeNet 1.1 with ImageNet's weights, layers numbered as in their file."""
     pool = lambda: nn.MaxPool2d(3, 2, ceil_mode=True)  # noqa: E731
-    layers = nn.Sequential(nn.Conv2d(3, 64, 3, 2), nn.ReLU(), pool(), Fire(64, 16, 64), Fire(128, 16, 64), pool(), Fire(128, 32, 128),
-                           Fire(256, 32, 128), pool(), Fire(256, 48, 192), Fire(384, 48, 192), Fire(384, 64, 256), Fire(512, 64, 256))
+    layers = nn.Sequential(
+        nn.Conv2d(3, 64, 3, 2),
+        nn.ReLU(),
+        pool(),
+        Fire(64, 16, 64),
+        Fire(128, 16, 64),
+        pool(),
+        Fire(128, 32, 128),
+        Fire(256, 32, 128),
+        pool(),
+        Fire(256, 48, 192),
+        Fire(384, 48, 192),
+        Fire(384, 64, 256),
+        Fire(512, 64, 256),
+    )
     layers.load_state_dict(weights("squeezenet1_1_features.pth"))
     return layers.eval()
 
@@ -90,15 +116,20 @@ def random(size):
 def test_lpips_agrees_with_its_onnx_twin(made, size):
     layers, heads = squeezenet(), weights("lpips_v0.1_lin_squeeze.pth")
     x, y = (((one + 1) / 2 - MEAN) / STD for one in made(size))
-    session = onnxruntime.InferenceSession(str(shared("models", "lpips", "lpips_sq.onnx")), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        str(shared("models", "lpips", "lpips_sq.onnx")), providers=["CPUExecutionProvider"]
+    )
     twin = [session.run(None, {"ref": a[None].numpy(), "dist": b[None].numpy()})[0].item() for a, b in zip(x, y)]
     found = lpips(layers, heads, x, y).numpy()
-    print(f"\nLPIPS of {len(x)} pairs, {made.__name__}, {size} px: {found.min():.4f} to {found.max():.4f}, apart {np.abs(found - twin).max():.1e}")
+    print(
+        f"\nLPIPS of {len(x)} pairs, {made.__name__}, {size} px: {found.min():.4f} to {found.max():.4f}, apart {np.abs(found - twin).max():.1e}"
+    )
     assert np.abs(found - twin).max() < 1e-6 and found.max() > 0.3
     assert lpips(layers, heads, x, x).abs().max() < 1e-6
 
 
 # ---- recognisers ----
+
 
 def pictures(*parts):
     return to_tensor([load_picture(file) for file in sorted(shared("real", *parts).iterdir())])
@@ -128,7 +159,9 @@ def london():
 def test_two_photographs_of_one_person_and_of_two(embed, london):
     neutral, smiling = (embed(x) for x in london)
     genuine, impostor = (neutral * smiling).sum(1), others(neutral, smiling)
-    print(f"\nLondon: one person {genuine.mean():.3f} (least {genuine.min():.3f}), two {impostor.mean():.3f} (most {impostor.max():.3f})")
+    print(
+        f"\nLondon: one person {genuine.mean():.3f} (least {genuine.min():.3f}), two {impostor.mean():.3f} (most {impostor.max():.3f})"
+    )
     assert 0.88 < genuine.mean() < 0.95 and genuine.min() > 0.65  # one session: expression alone differs
     assert abs(impostor.mean()) < 0.06 and impostor.max() < 0.7
     assert ((neutral @ smiling.T).argmax(1) == torch.arange(len(neutral))).all()
@@ -137,13 +170,25 @@ def test_two_photographs_of_one_person_and_of_two(embed, london):
 def test_one_person_over_years_and_degraded(embed, london):
     references, web = pictures("obama", "HQReferences"), pictures("obama", "LQCrop")
     own, strangers = embed(references), embed(london[0])
-    worse = {recipe: embed(degrade.degrade(references, recipe, range(9))[0]) for recipe in ("codeformer", "tiny-extreme")}
-    found = {"one person": others(own, own).mean(), "found on the web": (embed(web) @ own.T).mean(), "strangers": (own @ strangers.T).mean(),
-             **{recipe: others(x, own).mean() for recipe, x in worse.items()},
-             "tiny-extreme, of itself": (worse["tiny-extreme"] * own).sum(1).mean()}
+    worse = {
+        recipe: embed(degrade.degrade(references, recipe, range(9))[0]) for recipe in ("codeformer", "tiny-extreme")
+    }
+    found = {
+        "one person": others(own, own).mean(),
+        "found on the web": (embed(web) @ own.T).mean(),
+        "strangers": (own @ strangers.T).mean(),
+        **{recipe: others(x, own).mean() for recipe, x in worse.items()},
+        "tiny-extreme, of itself": (worse["tiny-extreme"] * own).sum(1).mean(),
+    }
     print("\nObama, mean cosine to the references:", {name: round(float(value), 3) for name, value in found.items()})
-    assert 0.62 < found["one person"] < 0.84 and 0.58 < found["found on the web"] < 0.82 and abs(found["strangers"]) < 0.06
-    assert 0.3 < found["codeformer"] < 0.53 and 0.14 < found["tiny-extreme"] < 0.32 and 0.22 < found["tiny-extreme, of itself"] < 0.42
+    assert (
+        0.62 < found["one person"] < 0.84 and 0.58 < found["found on the web"] < 0.82 and abs(found["strangers"]) < 0.06
+    )
+    assert (
+        0.3 < found["codeformer"] < 0.53
+        and 0.14 < found["tiny-extreme"] < 0.32
+        and 0.22 < found["tiny-extreme, of itself"] < 0.42
+    )
     assert found["strangers"] < found["tiny-extreme"] < found["codeformer"] < found["one person"]
 
 
@@ -151,15 +196,23 @@ def test_the_table_takes_a_real_pack(london):
     """Every metric of identity by the pack; landmarks have a reason, for this pack has no model of them."""
     neutral, smiling = (x[:4] for x in london)
     blurred = degrade.degrade(smiling, "codeformer", range(4))[0]
-    table = metrics.measure(smiling, neutral, blurred, neutral, pack=shared("models", "insightface", "models", "evalpack"))
+    table = registry.measure(
+        smiling, neutral, blurred, neutral, pack=shared("models", "insightface", "models", "evalpack")
+    )
     value = table.groupby("metric").value.mean()
     print("\n", value.dropna().round(3).to_dict())
-    assert value.identity > 0.85 and value.degrees < 35 and value.embedding_distance < 0.6 and 0.3 < value.gate < value.identity
+    assert (
+        value.identity > 0.85
+        and value.degrees < 35
+        and value.embedding_distance < 0.6
+        and 0.3 < value.gate < value.identity
+    )
     assert table[table.metric.isin(("l2_ld", "ald_eyes"))].reason.str.contains("No landmark model in the pack").all()
     assert table[table.metric.isin(("ms_ssim", "psnr", "identity", "gate"))].reason.eq("").all()
 
 
 # ---- landmarks ----
+
 
 def test_a_68_point_file_of_another_convention_finds_real_landmarks():
     """PFLD (0..1, 112 px) in the faces of the pack; its error is its own: cropped and read by hand it errs alike."""
@@ -168,7 +221,7 @@ def test_a_68_point_file_of_another_convention_finds_real_landmarks():
     x = to_tensor(np.stack([load_picture(name) for name in names]))
     marks = shared("real", "obama", "HQReferences_Landmarks")
     truth = torch.tensor(np.stack([np.loadtxt(marks / f"{name.name}.txt") for name in names]))
-    error = quality.landmark_error(find_landmarks(x, pack, file, unit=True, margin=1.0), truth)
+    error = release_checks.landmark_error(find_landmarks(x, pack, file, unit=True, margin=1.0), truth)
     print(f"PFLD on {len(names)} photographs: {error:.3f} of the distance between the eyes")
     assert error < 0.12
     with pytest.raises(PackError, match="No landmark model in the pack"):

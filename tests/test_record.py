@@ -1,4 +1,5 @@
 """The run record: strict, whole or not at all, and the only source of tables."""
+
 import json
 import subprocess
 import sys
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from lib import paths, record
+from lib import paths
 from lib.errors import RecordError
+from lib.runs import record
 
 
 def one(folder, psnr=(20.0, 21.0), seed=7):
@@ -35,7 +37,9 @@ def test_numbers_of_numpy_and_torch_become_plain(tmp_path):
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": 0.5, "b": 3, "c": True, "d": [1, None]}
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("-inf"), np.float32("inf"), torch.tensor(float("nan")), {1: 2}, {1, 2}, np.ones(2)])
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("-inf"), np.float32("inf"), torch.tensor(float("nan")), {1: 2}, {1, 2}, np.ones(2)]
+)
 def test_what_json_does_not_have_is_refused_with_its_place_and_nothing_written(tmp_path, value):
     made = record.Record("x", {}, 0, "cpu")
     made.add(picture="p", lpips=value)
@@ -56,7 +60,9 @@ def test_stages_add_up_even_when_they_fail():
 def test_the_peak_of_memory_is_in_bytes_and_keeps_what_was_freed(tmp_path):
     """In a process of its own: what earlier tests took would hide it."""
     script = "import numpy as np; from lib import record; a = record.peak_memory(); np.ones(900_000_000 // 8); print(record.peak_memory() - a)"
-    grown = subprocess.run([sys.executable, "-c", script], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout
+    grown = subprocess.run(
+        [sys.executable, "-c", script], cwd=paths.ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert 400e6 < float(grown) < 1000e6
     assert record.read(one(tmp_path))["peak_memory"] >= 100e6
 
@@ -97,7 +103,11 @@ def test_gather_makes_one_row_for_each_picture(tmp_path):
 
 def test_compare_names_what_differs_by_more_than_the_tolerance(tmp_path):
     a, b = record.read(one(tmp_path / "a")), record.read(one(tmp_path / "b", psnr=(20.0, 21.5)))
-    assert record.compare(a, a, 0.0).empty and record.compare(a, b, 0.6).empty and record.compare(a, b, {"psnr": 0.6}).empty
+    assert (
+        record.compare(a, a, 0.0).empty
+        and record.compare(a, b, 0.6).empty
+        and record.compare(a, b, {"psnr": 0.6}).empty
+    )
     (difference,) = record.compare(a, b, 0.4).to_dict("records")
     assert difference == {"row": 1, "metric": "psnr", "a": 21.0, "b": 21.5, "difference": 0.5}
     assert len(record.compare(a, b, {"lpips": 1.0})) == 1

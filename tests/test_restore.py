@@ -1,4 +1,5 @@
 """Restoration: eq. 8 against a plain loop of our own, the passes it makes, seeds, batches, the colour fix, named errors."""
+
 import math
 
 import numpy as np
@@ -6,10 +7,10 @@ import pytest
 import tiny_system
 import torch
 
-from lib import restore as restoring
 from lib.errors import PictureError, PictureSizeError, RangeError, SeedError
-from lib.faces import to_uint8
-from lib.restore import low_pass, restore, wavelet_colour_fix
+from lib.images import to_uint8
+from lib.restoration import sampling
+from lib.restoration.sampling import low_pass, restore, wavelet_colour_fix
 
 STEPS, PROMPT = 6, "a photo of a sks person"
 
@@ -33,7 +34,9 @@ def calls(B, monkeypatch):
         def run(x, t, prompt, *args, **kwargs):
             seen.append((name, prompt.clone()))
             return forward(x, t, prompt, *args, **kwargs)
+
         return run
+
     for name in ("G", "E"):
         monkeypatch.setattr(getattr(B, name), "forward", spy(name, getattr(B, name).forward))
     return seen
@@ -74,6 +77,7 @@ def by_hand(B, picture, prompt, seed, steps, gamma, w):
 
 # ---- eq. 8 ----
 
+
 @pytest.mark.parametrize("gamma, w", [(0.0, 1.0), (0.5, 1.0), (0.5, 2.0), (0.0, 0.5), (0.25, 3.0)])
 def test_eq_8_equals_a_plain_loop(B, degraded, gamma, w):
     steps = 8
@@ -92,8 +96,11 @@ def test_the_steps_are_those_of_the_published_sampler(B, degraded):
 
 # ---- which passes are made ----
 
-@pytest.mark.parametrize("gamma, w, passes", [
-    (0.0, 1.0, "p" * 6), (0.5, 1.0, "000ppp"), (0.5, 2.0, "000" + "p0" * 3), (1.0, 2.0, "0" * 6), (0.0, 0.0, "0" * 6)])
+
+@pytest.mark.parametrize(
+    "gamma, w, passes",
+    [(0.0, 1.0, "p" * 6), (0.5, 1.0, "000ppp"), (0.5, 2.0, "000" + "p0" * 3), (1.0, 2.0, "0" * 6), (0.0, 0.0, "0" * 6)],
+)
 def test_no_pass_is_made_in_vain_and_E_always_has_the_empty_prompt(B, degraded, calls, gamma, w, passes):
     restore(B, degraded[:2], PROMPT, seeds=[1, 2], steps=STEPS, gamma=gamma, w=w)
     assert prompts_of(B, calls, "G") == passes
@@ -107,6 +114,7 @@ def test_gamma_one_with_any_prompt_is_blind(B, degraded):
 
 
 # ---- seeds, batches, callback ----
+
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_batches_do_not_change_a_picture(B, degraded, batch):
@@ -126,7 +134,9 @@ def test_a_seed_is_one_picture(B, degraded):
 
 def test_the_callback_sees_every_step_in_order(B, degraded):
     seen = []
-    out = restore(B, degraded[:3], seeds=[1, 2, 3], steps=STEPS, batch=2, colour_fix=False, callback=lambda *a: seen.append(a))
+    out = restore(
+        B, degraded[:3], seeds=[1, 2, 3], steps=STEPS, batch=2, colour_fix=False, callback=lambda *a: seen.append(a)
+    )
     assert [k for k, *_ in seen] == [*range(STEPS)] * 2
     times = [t for _, t, *_ in seen]
     assert times[:STEPS] == times[STEPS:] == sorted(times[:STEPS], reverse=True) and times[STEPS - 1] == 0
@@ -137,11 +147,17 @@ def test_the_callback_sees_every_step_in_order(B, degraded):
 
 def test_restored_pictures_have_the_shape_and_range_of_pictures(B, degraded):
     out = restore(B, degraded, seeds=[1, 2, 3, 4], steps=2)
-    assert out.shape == degraded.shape and out.device.type == "cpu" and out.dtype == torch.float32 and not out.requires_grad
+    assert (
+        out.shape == degraded.shape
+        and out.device.type == "cpu"
+        and out.dtype == torch.float32
+        and not out.requires_grad
+    )
     assert out.abs().max() <= 1 and out.isfinite().all()
 
 
 # ---- the wavelet colour fix ----
+
 
 def test_low_pass_keeps_a_constant_and_its_kernel_sums_to_one():
     constant = torch.full((1, 3, 40, 40), 0.3)
@@ -149,7 +165,9 @@ def test_low_pass_keeps_a_constant_and_its_kernel_sums_to_one():
     spot = torch.zeros(1, 1, 65, 65)
     spot[..., 32, 32] = 1
     blurred = low_pass(spot, 3)  # reaches 1 + 2 + 4 pixels, far from the edge
-    assert abs(float(blurred.sum()) - 1) < 1e-6 and torch.allclose(blurred, blurred.transpose(2, 3)) and blurred.min() >= 0
+    assert (
+        abs(float(blurred.sum()) - 1) < 1e-6 and torch.allclose(blurred, blurred.transpose(2, 3)) and blurred.min() >= 0
+    )
 
 
 @pytest.mark.parametrize("levels", [1, 3])
@@ -158,12 +176,12 @@ def test_low_pass_is_the_product_of_its_binomials(levels):
     spot[..., 16, 16] = 1
     line = np.ones(1)
     for level in range(levels):
-        holes = np.zeros(2 * 2 ** level + 1)
-        holes[:: 2 ** level] = (0.25, 0.5, 0.25)
+        holes = np.zeros(2 * 2**level + 1)
+        holes[:: 2**level] = (0.25, 0.5, 0.25)
         line = np.convolve(line, holes)
     reach = len(line) // 2
     want = np.zeros((33, 33))
-    want[16 - reach:17 + reach, 16 - reach:17 + reach] = np.outer(line, line)
+    want[16 - reach : 17 + reach, 16 - reach : 17 + reach] = np.outer(line, line)
     assert np.allclose(low_pass(spot, levels)[0, 0].numpy(), want, atol=1e-7)
 
 
@@ -189,17 +207,37 @@ def test_the_fix_takes_low_frequencies_of_one_and_high_ones_of_the_other():
 
 def test_restore_fixes_colours_to_the_cleaned_picture(B, degraded):
     plain, fixed = (restore(B, degraded[:2], seeds=[1, 2], steps=STEPS, colour_fix=on) for on in (False, True))
-    assert torch.allclose(fixed, wavelet_colour_fix(plain, B.clean(degraded[:2])), atol=1e-6) and not torch.allclose(fixed, plain)
+    assert torch.allclose(fixed, wavelet_colour_fix(plain, B.clean(degraded[:2])), atol=1e-6) and not torch.allclose(
+        fixed, plain
+    )
 
 
 # ---- named errors, before any work ----
 
-@pytest.mark.parametrize("wrong, error", [
-    (dict(steps=0), RangeError), (dict(steps=-1), RangeError), (dict(steps=2.5), RangeError), (dict(steps=True), RangeError),
-    (dict(steps=1), RangeError), (dict(steps=1001), RangeError), (dict(gamma=-0.1), RangeError), (dict(gamma=1.1), RangeError),
-    (dict(gamma=math.nan), RangeError), (dict(w=math.inf), RangeError), (dict(w=math.nan), RangeError), (dict(w="1"), RangeError),
-    (dict(batch=0), RangeError), (dict(seeds=[1]), SeedError), (dict(seeds=[1, 2, 3]), SeedError), (dict(seeds=[1, 2.5]), SeedError),
-    (dict(seeds=[1, -2]), SeedError), (dict(seeds=[1, True]), SeedError)])
+
+@pytest.mark.parametrize(
+    "wrong, error",
+    [
+        (dict(steps=0), RangeError),
+        (dict(steps=-1), RangeError),
+        (dict(steps=2.5), RangeError),
+        (dict(steps=True), RangeError),
+        (dict(steps=1), RangeError),
+        (dict(steps=1001), RangeError),
+        (dict(gamma=-0.1), RangeError),
+        (dict(gamma=1.1), RangeError),
+        (dict(gamma=math.nan), RangeError),
+        (dict(w=math.inf), RangeError),
+        (dict(w=math.nan), RangeError),
+        (dict(w="1"), RangeError),
+        (dict(batch=0), RangeError),
+        (dict(seeds=[1]), SeedError),
+        (dict(seeds=[1, 2, 3]), SeedError),
+        (dict(seeds=[1, 2.5]), SeedError),
+        (dict(seeds=[1, -2]), SeedError),
+        (dict(seeds=[1, True]), SeedError),
+    ],
+)
 def test_wrong_numbers_are_named(B, degraded, calls, wrong, error):
     with pytest.raises(error, match="Remedy"):
         restore(B, degraded[:2], **{"seeds": [1, 2], "steps": STEPS, **wrong})
@@ -227,6 +265,10 @@ def test_pictures_outside_of_their_range_are_named(B, calls, value):
 def test_the_prompt_is_used_at_the_very_steps_that_were_tuned_with_it(B, monkeypatch, gamma, steps):
     """Tuning draws t < (1 - gamma) T; sampling must not ask for the prompt at any other t, whatever the count of steps."""
     asked = []
-    monkeypatch.setattr(restoring, "guided_eps", lambda B, x_t, t, text, null, hint, w: asked.append((int(t), w)) or torch.zeros_like(x_t))
+    monkeypatch.setattr(
+        sampling,
+        "guided_eps",
+        lambda B, x_t, t, text, null, hint, w: asked.append((int(t), w)) or torch.zeros_like(x_t),
+    )
     restore(B, torch.zeros(1, 3, 64, 64), "p", seeds=[1], steps=steps, gamma=gamma)
     assert len(asked) == steps and all((w == 1.0) == (t < (1 - gamma) * 1000) for t, w in asked)

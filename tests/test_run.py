@@ -1,4 +1,5 @@
 """The strict runner: refuses before anything runs, one folder for the same parameters, nothing lost on the way."""
+
 import errno
 import json
 import re
@@ -12,8 +13,9 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from lib import parameters, paths, record, run
+from lib import paths
 from lib.errors import DeviceError, NoSpaceError, NotebookError, ParameterError, RangeError
+from lib.runs import parameters, record, runner
 
 CELL = """PERSON: str = "people:1234"  # who
 STEPS: int = 3  # how many
@@ -48,12 +50,13 @@ def small(tmp_path):
 
 def refusal(capsys, *words):
     """What the command says on stderr when it refuses; it must have made no folder."""
-    assert run.main([str(word) for word in words]) == 1
+    assert runner.main([str(word) for word in words]) == 1
     assert not paths.RUNS.exists()
     return capsys.readouterr().err
 
 
 # ---- parameters, without a kernel
+
 
 def test_defaults_are_read_with_type_and_comment(small):
     known = parameters.declared(small)
@@ -61,41 +64,47 @@ def test_defaults_are_read_with_type_and_comment(small):
     assert known["RATE"] == parameters.Parameter("RATE", "float", 0.5, False, "step size")
 
 
-@pytest.mark.parametrize("words, says", [
-    (["-p", "STPS", "5"], "Unknown parameter: STPS.*did you mean STEPS"),
-    (["-p", "STEPS", "1.5"], "STEPS from -p: '1.5' is str, not int"),
-    (["-p", "STEPS", "-1"], "STEPS out of range: -1"),
-    (["-p", "RATE", "0"], "RATE out of range: 0"),
-    (["-p", "NAMES", "[]"], "NAMES out of range"),
-    (["-p", "NAMES", "[a, a]"], "each once"),
-    (["-p", "RATE", "nan"], "nan is not finite"),
-    (["-p", "RATE", "inf"], "inf is not finite"),
-    (["-p", "QUIET", "1"], "1 is int, not bool"),
-    (["-p", "GAMMA", "1.5"], "GAMMA out of range: 1.5"),
-    (["-p", "NAMES", "a"], "'a' is no list"),
-    (["-p", "NAMES", "[a, 1]"], "1 is int, not str"),
-    (["-f", "missing.yaml"], "Cannot read the params file: missing.yaml"),
-])
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["-p", "STPS", "5"], "Unknown parameter: STPS.*did you mean STEPS"),
+        (["-p", "STEPS", "1.5"], "STEPS from -p: '1.5' is str, not int"),
+        (["-p", "STEPS", "-1"], "STEPS out of range: -1"),
+        (["-p", "RATE", "0"], "RATE out of range: 0"),
+        (["-p", "NAMES", "[]"], "NAMES out of range"),
+        (["-p", "NAMES", "[a, a]"], "each once"),
+        (["-p", "RATE", "nan"], "nan is not finite"),
+        (["-p", "RATE", "inf"], "inf is not finite"),
+        (["-p", "QUIET", "1"], "1 is int, not bool"),
+        (["-p", "GAMMA", "1.5"], "GAMMA out of range: 1.5"),
+        (["-p", "NAMES", "a"], "'a' is no list"),
+        (["-p", "NAMES", "[a, 1]"], "1 is int, not str"),
+        (["-f", "missing.yaml"], "Cannot read the params file: missing.yaml"),
+    ],
+)
 def test_the_command_refuses_before_anything_runs(small, capsys, words, says):
     assert re.search(says, refusal(capsys, small, *words))
 
 
-@pytest.mark.parametrize("text, says", [
-    ("RATE: 1e-4", "YAML reads it as text: write 1.0e-4"),
-    ("RATE: 1e5", r"write 1.0e\+5"),
-    ("RATE: .inf", "inf is not finite"),
-    ("STEPS: true", "True is bool, not int"),
-    ("STEPS: 2.0", "2.0 is float, not int"),
-    ("STEPS: '3'", "'3' is str, not int"),
-    ("PERSON: 2020-01-01", "is date, not str"),
-    ("NAMES: a", "is no list"),
-    ("on: 1", "Unknown parameter: True"),
-    ("STEPS: 1\nSTEPS: 2", "given twice: STEPS"),
-    ("- 1", "holds no parameters"),
-    ("", "holds no parameters"),
-    ("STEPS: [", "is not YAML"),
-    ("notebook: other\nSTEPS: 1", "is for other, not small"),
-])
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("RATE: 1e-4", "YAML reads it as text: write 1.0e-4"),
+        ("RATE: 1e5", r"write 1.0e\+5"),
+        ("RATE: .inf", "inf is not finite"),
+        ("STEPS: true", "True is bool, not int"),
+        ("STEPS: 2.0", "2.0 is float, not int"),
+        ("STEPS: '3'", "'3' is str, not int"),
+        ("PERSON: 2020-01-01", "is date, not str"),
+        ("NAMES: a", "is no list"),
+        ("on: 1", "Unknown parameter: True"),
+        ("STEPS: 1\nSTEPS: 2", "given twice: STEPS"),
+        ("- 1", "holds no parameters"),
+        ("", "holds no parameters"),
+        ("STEPS: [", "is not YAML"),
+        ("notebook: other\nSTEPS: 1", "is for other, not small"),
+    ],
+)
 def test_params_files_are_held_to_the_notebooks_types(small, tmp_path, text, says):
     file = tmp_path / "p.yaml"
     file.write_text(text)
@@ -106,8 +115,17 @@ def test_params_files_are_held_to_the_notebooks_types(small, tmp_path, text, say
 def test_the_number_that_the_message_proposes_is_taken(small, tmp_path):
     (tmp_path / "p.yaml").write_text("notebook: small\nRATE: 1.0e-4\nSTEPS: 7")
     (tmp_path / "q.yaml").write_text("STEPS: 8\nGAMMA: 1")
-    found = parameters.resolve(small, [tmp_path / "p.yaml", tmp_path / "q.yaml"], [("NAMES", "[x, y]"), ("QUIET", "true")])
-    assert found == {"PERSON": "people:1234", "STEPS": 8, "RATE": 1e-4, "NAMES": ["x", "y"], "GAMMA": 1.0, "QUIET": True}
+    found = parameters.resolve(
+        small, [tmp_path / "p.yaml", tmp_path / "q.yaml"], [("NAMES", "[x, y]"), ("QUIET", "true")]
+    )
+    assert found == {
+        "PERSON": "people:1234",
+        "STEPS": 8,
+        "RATE": 1e-4,
+        "NAMES": ["x", "y"],
+        "GAMMA": 1.0,
+        "QUIET": True,
+    }
     assert isinstance(found["GAMMA"], float)
     assert parameters.resolve(small, (), [("RATE", "1e-4"), ("GAMMA", "null")])["RATE"] == 1e-4
 
@@ -128,15 +146,18 @@ def test_an_unknown_device_is_refused_with_those_there_are(tmp_path):
         parameters.resolve(path)
 
 
-@pytest.mark.parametrize("cell, says", [
-    ("STEPS = 3  # how many", "Not a parameter"),
-    ("STEPS: int = 3", "without a comment: STEPS"),
-    ("STEPS: int = 1 + 2  # sum", "Not a parameter"),
-    ("STEPS: int = 3.0  # how many", "3.0 is float, not int"),
-    ("STEPS: Thing = 3  # how many", "Thing"),
-    ("import os", "Not a parameter"),
-    ("STEPS: int =", "is not Python"),
-])
+@pytest.mark.parametrize(
+    "cell, says",
+    [
+        ("STEPS = 3  # how many", "Not a parameter"),
+        ("STEPS: int = 3", "without a comment: STEPS"),
+        ("STEPS: int = 1 + 2  # sum", "Not a parameter"),
+        ("STEPS: int = 3.0  # how many", "3.0 is float, not int"),
+        ("STEPS: Thing = 3  # how many", "Thing"),
+        ("import os", "Not a parameter"),
+        ("STEPS: int =", "is not Python"),
+    ],
+)
 def test_a_parameters_cell_that_breaks_the_contract_is_refused(tmp_path, cell, says):
     with pytest.raises(NotebookError, match=says):
         parameters.declared(notebook(tmp_path / "n.ipynb", parameters_cell=cell))
@@ -164,65 +185,75 @@ def test_an_unknown_notebook_is_refused(capsys):
 
 def test_the_folder_follows_the_parameters(small, runs, tmp_path):
     values = parameters.resolve(small)
-    folder = run.folder_of(small, values)
+    folder = runner.folder_of(small, values)
     assert folder.parent == runs / "small" and folder.name.startswith("people-1234-")
-    assert run.folder_of(small, dict(reversed(values.items()))) == folder
-    assert folder == runs / "small" / "people-1234-90e4b4ff"  # the hash is the same on every machine and in every session
-    assert len({run.folder_of(small, values | {"STEPS": n}) for n in (1, 2, 3)}) == 3
+    assert runner.folder_of(small, dict(reversed(values.items()))) == folder
+    assert (
+        folder == runs / "small" / "people-1234-90e4b4ff"
+    )  # the hash is the same on every machine and in every session
+    assert len({runner.folder_of(small, values | {"STEPS": n}) for n in (1, 2, 3)}) == 3
     (somebody := tmp_path / "somebody" / "references").mkdir(parents=True)
     for people in ({"PERSON": str(somebody.parent)}, {"PEOPLE": ["people:9", str(somebody.parent)]}):
         (somebody / "1.png").write_bytes(b"one")
-        first = run.folder_of(small, people)
+        first = runner.folder_of(small, people)
         (somebody / ".hidden").write_bytes(b"by a file manager")
-        assert run.folder_of(small, people) == first
+        assert runner.folder_of(small, people) == first
         (somebody / "1.png").write_bytes(b"another photograph")
-        assert run.folder_of(small, people) != first
+        assert runner.folder_of(small, people) != first
     for person in ("../../etc", "/etc/passwd", "..", "a/b c", ""):
-        assert run.folder_of(small, values | {"PERSON": person}).parent == runs / "small"
+        assert runner.folder_of(small, values | {"PERSON": person}).parent == runs / "small"
 
 
 # ---- with papermill and a kernel
 
+
 def test_a_run_ends_in_its_folder_once(small, runs, capsys):
     words = [str(small), "-p", "STEPS", "5"]
-    assert run.main(words) == 0
+    assert runner.main(words) == 0
     (folder,) = (runs / "small").iterdir()
     assert sorted(path.name for path in folder.iterdir()) == ["record.json", "small.html", "small.ipynb"]
-    outputs = [output.text for cell in nbformat.read(folder / "small.ipynb", 4).cells for output in cell.get("outputs", [])]
+    outputs = [
+        output.text for cell in nbformat.read(folder / "small.ipynb", 4).cells for output in cell.get("outputs", [])
+    ]
     assert outputs[0] == "6\n"
     assert record.read(folder / "record.json")["parameters"]["STEPS"] == 5
     assert "https://cdnjs.cloudflare.com/ajax/libs/require" not in (folder / "small.html").read_text()
 
     before = (folder / "small.ipynb").stat().st_mtime_ns
     capsys.readouterr()
-    assert run.main(words) == 0
+    assert runner.main(words) == 0
     assert "finished earlier" in capsys.readouterr().out and (folder / "small.ipynb").stat().st_mtime_ns == before
     (folder / "checkpoint").write_text("of the first run")
-    assert run.main([*words, "--force"]) == 0
+    assert runner.main([*words, "--force"]) == 0
     assert (folder / "small.ipynb").stat().st_mtime_ns > before and not (folder / "checkpoint").exists()
 
 
 def test_a_failed_run_keeps_its_partial_notebook_and_resumes(tmp_path, capsys):
-    resume = "import os, pathlib\nkept = pathlib.Path(os.environ['WORKBOOK_RUN_FOLDER'], 'kept')\n" \
-             "if not kept.exists():\n    kept.write_text('half')\n    raise ValueError('the first time')"
+    resume = (
+        "import os, pathlib\nkept = pathlib.Path(os.environ['WORKBOOK_RUN_FOLDER'], 'kept')\n"
+        "if not kept.exists():\n    kept.write_text('half')\n    raise ValueError('the first time')"
+    )
     path = notebook(tmp_path / "fails.ipynb", "print('before')", resume, WRITE)
-    assert run.main([str(path)]) == 1
+    assert runner.main([str(path)]) == 1
     says = capsys.readouterr().err
     (folder,) = (paths.RUNS / "fails").iterdir()
     assert "ValueError: the first time" in says and "code cell 4 (`import os, pathlib`)" in says
     assert sorted(path.name for path in folder.iterdir()) == ["fails.partial.ipynb", "kept"]
-    assert run.main([str(path)]) == 0
+    assert runner.main([str(path)]) == 0
     assert sorted(path.name for path in folder.iterdir()) == ["fails.html", "fails.ipynb", "kept", "record.json"]
 
 
-@pytest.mark.parametrize("cell, says", [
-    ("import os; os.kill(os.getpid(), 9)", "Kernel died"),  # papermill writes 'completed' into every cell
-    ("pass", "No record"),
-    (f"STEPS = 99\n{WRITE}", "the record says STEPS = 99, asked was 3"),
-])
+@pytest.mark.parametrize(
+    "cell, says",
+    [
+        ("import os; os.kill(os.getpid(), 9)", "Kernel died"),  # papermill writes 'completed' into every cell
+        ("pass", "No record"),
+        (f"STEPS = 99\n{WRITE}", "the record says STEPS = 99, asked was 3"),
+    ],
+)
 def test_only_a_true_record_counts_as_finished(tmp_path, capsys, cell, says):
     path = notebook(tmp_path / "odd.ipynb", cell)
-    assert run.main([str(path)]) == 1
+    assert runner.main([str(path)]) == 1
     assert says in capsys.readouterr().err
     (folder,) = (paths.RUNS / "odd").iterdir()
     assert (folder / "odd.partial.ipynb").exists() and not (folder / "odd.ipynb").exists()
@@ -231,18 +262,26 @@ def test_only_a_true_record_counts_as_finished(tmp_path, capsys, cell, says):
 def test_a_full_disk_has_its_own_name(small, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(run, "_papermill", full)
+
+    monkeypatch.setattr(runner, "_papermill", full)
     with pytest.raises(NoSpaceError, match="small before its first cell"):
-        run.run(small, parameters.resolve(small))
+        runner.run(small, parameters.resolve(small))
 
 
 def test_ctrl_c_reaches_the_kernel_keeps_the_partial_and_says_how_to_resume(tmp_path, monkeypatch):
-    waits = "import os, pathlib, time\nhere = pathlib.Path(os.environ['WORKBOOK_RUN_FOLDER'])\n(here / 'started').touch()\n" \
-            "try:\n    time.sleep(60)\nfinally:\n    (here / 'checkpoint').touch()"
+    waits = (
+        "import os, pathlib, time\nhere = pathlib.Path(os.environ['WORKBOOK_RUN_FOLDER'])\n(here / 'started').touch()\n"
+        "try:\n    time.sleep(60)\nfinally:\n    (here / 'checkpoint').touch()"
+    )
     path = notebook(tmp_path / "long.ipynb", waits, WRITE)
     monkeypatch.setenv("WORKBOOK_RUNS", str(tmp_path / "runs"))
-    process = subprocess.Popen([sys.executable, "-m", "lib.run", str(path)], cwd=paths.ROOT, stderr=subprocess.PIPE,
-                               text=True, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lib.run", str(path)],
+        cwd=paths.ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("runs/long/*/started")) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -256,7 +295,7 @@ def test_ctrl_c_reaches_the_kernel_keeps_the_partial_and_says_how_to_resume(tmp_
 def test_refresh_stores_clean_outputs_in_place_and_keeps_the_old_ones_on_failure(tmp_path):
     noise = "import sys\nfrom tqdm.auto import tqdm\nfor _ in tqdm(range(2)): pass\nprint('warn', file=sys.stderr)\nprint('kept')"
     path = notebook(tmp_path / "book.ipynb", noise, WRITE)
-    assert run.main([str(path), "--refresh"]) == 0
+    assert runner.main([str(path), "--refresh"]) == 0
     nb = nbformat.read(path, 4)
     assert set(nb.metadata) == {"kernelspec", "language_info"} and "version" not in nb.metadata.language_info
     code = [cell for cell in nb.cells if cell.cell_type == "code"]
@@ -264,22 +303,35 @@ def test_refresh_stores_clean_outputs_in_place_and_keeps_the_old_ones_on_failure
     assert all(set(cell.metadata) <= {"tags"} for cell in nb.cells) and code[0].metadata.tags == ["parameters"]
     kinds = [(output.output_type, output.get("name")) for output in code[1].outputs]
     assert ("stream", "stdout") in kinds and ("stream", "stderr") not in kinds
-    assert run.WIDGET not in json.dumps(nb)
+    assert runner.WIDGET not in json.dumps(nb)
 
     stored = path.read_text().replace("print('kept')", "1 / 0")
     path.write_text(stored)
-    assert run.main([str(path), "--refresh"]) == 1
+    assert runner.main([str(path), "--refresh"]) == 1
     assert path.read_text() == stored
 
 
 def test_list_shows_the_parameters(small, capsys):
-    assert run.main([str(small), "--list"]) == 0
+    assert runner.main([str(small), "--list"]) == 0
     assert "STEPS: int = 3\n    how many" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name, bad, good", [("SAMPLING_STEPS", "1", "2"), ("SAMPLING_STEPS", "1001", "1000"), ("TEXTUAL_STEPS", "0", "1"),
-                                             ("INPUTS", "0", "1"), ("SEEDS", "-3", "1"), ("SEED", "-1", "0"), ("LORA", "-1", "0"),
-                                             ("PRIOR", "-1", "0"), ("BATCH", "0", "1"), ("MODEL_RATE", "-1e-4", "1e-4"), ("PEOPLE", "[]", "[people:9]")])
+@pytest.mark.parametrize(
+    "name, bad, good",
+    [
+        ("SAMPLING_STEPS", "1", "2"),
+        ("SAMPLING_STEPS", "1001", "1000"),
+        ("TEXTUAL_STEPS", "0", "1"),
+        ("INPUTS", "0", "1"),
+        ("SEEDS", "-3", "1"),
+        ("SEED", "-1", "0"),
+        ("LORA", "-1", "0"),
+        ("PRIOR", "-1", "0"),
+        ("BATCH", "0", "1"),
+        ("MODEL_RATE", "-1e-4", "1e-4"),
+        ("PEOPLE", "[]", "[people:9]"),
+    ],
+)
 def test_numbers_that_would_fail_after_minutes_are_refused_at_once(name, bad, good):
     notebook = parameters.find("03_dual_pivot_ablation")
     with pytest.raises(RangeError, match=f"{name} out of range.*Remedy"):

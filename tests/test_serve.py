@@ -1,15 +1,17 @@
 """Several people on one base: a mixed batch gives each picture what that person's own pivot gives, and the base stays as it was."""
+
 import pytest
 import tiny_system
 import torch
 
-from lib import adapter, pivot
 from lib.errors import PivotError
-from lib.restore import restore
-from lib.serve import Household
-from lib.tune import Tuning
+from lib.models import personal_weights
+from lib.restoration.adapter_server import AdapterServer
+from lib.restoration.sampling import restore
+from lib.training import pivots
+from lib.training.trainer import Tuning
 
-PROMPT = pivot.pivot_prompt()
+PROMPT = pivots.pivot_prompt()
 OPTIONS = dict(steps=4, gamma=0.5)
 
 
@@ -21,10 +23,12 @@ def B():
 def tuned(B, seed, folder, lora=4, prompt=PROMPT):
     """A pivot folder of somebody, tuned hard so that it shows."""
     tuning = Tuning(steps=4, lr=3e-2, batch=2, lora=lora, seed=seed, quiet=True)
-    shots = pivot.prepare(B, tiny_system.pictures(2, seed), degradations=1)
-    B_p = pivot.model_pivot(pivot.textual_pivot(B, shots, prompt, tuning), shots, prompt, tuning)
-    facts = dict(token="sks", class_noun="person", prompt=prompt, gamma=0.5, steps=[4, 4], seed=seed, references="0" * 16)
-    adapter.save(folder, B_p, B, facts)
+    shots = pivots.prepare(B, tiny_system.pictures(2, seed), degradations=1)
+    B_p = pivots.model_pivot(pivots.textual_pivot(B, shots, prompt, tuning), shots, prompt, tuning)
+    facts = dict(
+        token="sks", class_noun="person", prompt=prompt, gamma=0.5, steps=[4, 4], seed=seed, references="0" * 16
+    )
+    personal_weights.save(folder, B_p, B, facts)
     return folder
 
 
@@ -36,7 +40,7 @@ def folders(B, tmp_path_factory):
 
 @pytest.fixture
 def household(B, folders):
-    household = Household(B)
+    household = AdapterServer(B)
     for name, folder in folders.items():
         household.add(name, folder)
     return household
@@ -45,7 +49,10 @@ def household(B, folders):
 def test_a_mixed_batch_is_everybodys_own_pivot(B, folders, household):
     x, who = tiny_system.pictures(5, 9), ["bo", "ada", "cleo", "ada", "bo"]
     together = household.restore(x, who, seeds=range(5), w=1.5, **OPTIONS)
-    alone = {name: restore(adapter.load(folder, B)[0], x, PROMPT, seeds=range(5), w=1.5, **OPTIONS) for name, folder in folders.items()}
+    alone = {
+        name: restore(personal_weights.load(folder, B)[0], x, PROMPT, seeds=range(5), w=1.5, **OPTIONS)
+        for name, folder in folders.items()
+    }
     for n, name in enumerate(who):
         assert torch.allclose(together[n], alone[name][n], atol=2e-4)
         others = [float((together[n] - alone[other][n]).abs().mean()) for other in folders if other != name]
@@ -63,10 +70,10 @@ def test_what_cannot_be_served_is_named(B, folders, household, tmp_path):
         household.add("ada", folders["bo"])
     with pytest.raises(PivotError, match="not adapters.*Remedy"):
         household.add("dora", tuned(B, 5, tmp_path / "full", lora=0))
-    household.add("eve", tuned(B, 6, tmp_path / "eve", prompt=pivot.pivot_prompt("woman")))
+    household.add("eve", tuned(B, 6, tmp_path / "eve", prompt=pivots.pivot_prompt("woman")))
     x = tiny_system.pictures(2)
     for who, said in ((["ada", "zoe"], "no pivot of zoe"), (["ada"], "1 names"), (["ada", "eve"], "prompts")):
         with pytest.raises(PivotError, match=f"{said}.*Remedy"):
             household.restore(x, who, seeds=[0, 1], **OPTIONS)
     with pytest.raises(PivotError, match="another base.*Remedy"):
-        Household(tiny_system.build(seed=3)).add("ada", folders["ada"])
+        AdapterServer(tiny_system.build(seed=3)).add("ada", folders["ada"])

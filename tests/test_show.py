@@ -1,11 +1,12 @@
 """Figures: a picture is shown dot for dot, in its place, and a forgotten name is an error."""
+
 import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from lib import show
-from lib.show import grid
+from lib.runs import figures
+from lib.runs.figures import grid
 
 
 def pixels(figure):
@@ -20,7 +21,7 @@ def found(picture, figure):
     height, width = picture.shape[:2]
     windows = np.lib.stride_tricks.sliding_window_view(page[..., 0], (1, width))[:, :, 0]
     rows, columns = np.nonzero((windows == picture[0, :, 0]).all(-1))
-    return sum(np.array_equal(page[y:y + height, x:x + width], picture) for y, x in zip(rows, columns))
+    return sum(np.array_equal(page[y : y + height, x : x + width], picture) for y, x in zip(rows, columns))
 
 
 @pytest.fixture
@@ -29,7 +30,9 @@ def noise():
 
 
 def test_pictures_are_shown_dot_for_dot(noise):
-    figure = grid([[noise[0], noise[1]], [noise[2], None]], ["first\nrow", "second"], ["one", "two\nlines"], title="title")
+    figure = grid(
+        [[noise[0], noise[1]], [noise[2], None]], ["first\nrow", "second"], ["one", "two\nlines"], title="title"
+    )
     assert [found(picture, figure) for picture in noise] == [1, 1, 1, 0, 0]
 
 
@@ -49,8 +52,8 @@ def test_a_missing_name_is_an_error(noise):
 
 
 def test_a_claim_stops_the_committed_run_and_is_only_told_in_another(capsys):
-    show.claim("a holds", True)
-    show.claim("b holds", False, strict=False)
+    figures.claim("a holds", True)
+    figures.claim("b holds", False, strict=False)
     assert capsys.readouterr().out == "a holds\ndoes not hold here: b holds\n"
     with pytest.raises(AssertionError, match="no longer holds: c"):
-        show.claim("c", False)
+        figures.claim("c", False)

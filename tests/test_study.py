@@ -1,4 +1,5 @@
 """The study and its rulers: paired intervals, means over people, shared tunings, and metrics in closed form."""
+
 import math
 import os
 from dataclasses import replace
@@ -11,15 +12,28 @@ import torch
 from scipy import stats
 from tiny_pack import write_recogniser
 
-from lib import export, identity, judges, metrics, paths, people, quality, results, study
-from lib.degrade import degrade
+from lib import paths
+from lib.degradation.degrade import degrade
 from lib.errors import MissingPicturesError, PackError, RangeError, SplitError, WeightsError
-from lib.faces import save_picture, to_tensor, to_uint8
-from lib.restore import restore
-from lib.tune import Tuning
+from lib.images import to_tensor, to_uint8
+from lib.metrics import identity, image, registry
+from lib.models import evaluation_networks, export_onnx
+from lib.people import procedural
+from lib.people.alignment import to_arcface
+from lib.people.picture_files import save_picture
+from lib.restoration.sampling import restore
+from lib.studies import arms, release_checks, statistics
+from lib.studies import person as persons
+from lib.training.trainer import Tuning
 
-PLAN = study.Plan(references=3, shots=2, seeds=2, steps=3, textual=Tuning(steps=1, batch=1, quiet=True),
-                  model=Tuning(steps=1, batch=1, quiet=True))
+PLAN = arms.Plan(
+    references=3,
+    shots=2,
+    seeds=2,
+    steps=3,
+    textual=Tuning(steps=1, batch=1, quiet=True),
+    model=Tuning(steps=1, batch=1, quiet=True),
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +44,7 @@ def B():
 @pytest.fixture(scope="module")
 def who():
     x = tiny_system.pictures(7)
-    return study.Case("people:9", "a photo of a sks person", x[:3], x[3:5], x[5:], ["a", "b"])
+    return persons.Case("people:9", "a photo of a sks person", x[:3], x[3:5], x[5:], ["a", "b"])
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +52,21 @@ def table():
     """Five people, unequal numbers of pictures, every arm; identity, perceptual and PSNR drawn at random."""
     rng = np.random.default_rng(0)
     rows = []
-    for arm_number, arm in enumerate(("input", *study.ARMS)):
+    for arm_number, arm in enumerate(("input", *arms.ARMS)):
         for person in range(5):
             for shot in range(1 + person):
                 for seed in range(1 if arm == "input" else 2):
-                    for metric in metrics.LABEL:
-                        rows.append(dict(person=f"people:{person}9", arm=arm, shot=shot, seed=seed, metric=metric,
-                                         value=person + 0.3 * arm_number + rng.normal()))
+                    for metric in registry.LABEL:
+                        rows.append(
+                            dict(
+                                person=f"people:{person}9",
+                                arm=arm,
+                                shot=shot,
+                                seed=seed,
+                                metric=metric,
+                                value=person + 0.3 * arm_number + rng.normal(),
+                            )
+                        )
     return pd.DataFrame(rows).sample(frac=1, random_state=0)
 
 
@@ -59,8 +81,9 @@ def means(table, metric, arm):
 
 # ---- statistics ----
 
+
 def test_a_person_counts_once_however_many_pictures(table):
-    found = results.per_person(table, "psnr")
+    found = statistics.per_person(table, "psnr")
     assert found.shape == (5, 7) and list(found.index) == sorted(found.index)
     for arm in ("input", "blind", "dual pivot"):
         assert np.allclose(found[arm], means(table, "psnr", arm))
@@ -70,75 +93,100 @@ def test_a_person_counts_once_however_many_pictures(table):
 def test_the_paired_interval_by_hand(table, arm, against):
     d = means(table, "identity", arm) - means(table, "identity", against)
     half = stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / math.sqrt(len(d))
-    assert np.allclose(results.paired(table, "identity", arm, against), (d.mean(), d.mean() - half, d.mean() + half))
-    assert np.allclose(results.paired(table, "identity", against, arm), (-d.mean(), -d.mean() - half, -d.mean() + half))
+    assert np.allclose(statistics.paired(table, "identity", arm, against), (d.mean(), d.mean() - half, d.mean() + half))
+    assert np.allclose(
+        statistics.paired(table, "identity", against, arm), (-d.mean(), -d.mean() - half, -d.mean() + half)
+    )
 
 
 def test_the_summary_has_every_arm_and_its_differences(table):
-    found = results.summary(table)
-    assert list(found.index) == ["input", *study.ARMS]
-    for metric in metrics.LABEL:
+    found = statistics.summary(table)
+    assert list(found.index) == ["input", *arms.ARMS]
+    for metric in registry.LABEL:
         for arm in found.index:
             assert found.loc[arm, metric] == pytest.approx(means(table, metric, arm).mean())
         row = found.loc["dual pivot", [f"{metric} difference", f"{metric} low", f"{metric} high"]]
-        assert np.allclose(row.astype(float), results.paired(table, metric, "dual pivot"))
+        assert np.allclose(row.astype(float), statistics.paired(table, metric, "dual pivot"))
         assert found.loc["blind", [f"{metric} difference", f"{metric} low"]].isna().all()
-    assert list(results.summary(table[table.arm.isin(["blind", "swap"])]).index) == ["blind", "swap"]
+    assert list(statistics.summary(table[table.arm.isin(["blind", "swap"])]).index) == ["blind", "swap"]
 
 
 def test_a_study_without_truth_has_identity_alone(table):
-    found = results.summary(table[table.metric == "identity"])
+    found = statistics.summary(table[table.metric == "identity"])
     assert list(found.columns) == ["identity", "identity difference", "identity low", "identity high"]
-    text = results.shown(found)
-    assert list(text.columns) == [metrics.LABEL["identity"]] and list(text.index) == list(found.index)
+    text = statistics.formatted(found)
+    assert list(text.columns) == [registry.LABEL["identity"]] and list(text.index) == list(found.index)
 
 
 def test_a_summary_is_shown_rounded_with_its_interval(table):
-    found = results.summary(table)
-    text = results.shown(found).loc["dual pivot", metrics.LABEL["psnr"]]
+    found = statistics.summary(table)
+    text = statistics.formatted(found).loc["dual pivot", registry.LABEL["psnr"]]
     mean, d, low, high = found.loc["dual pivot", ["psnr", "psnr difference", "psnr low", "psnr high"]]
     assert text == f"{mean:.2f} ({d:+.2f} [{low:+.2f}, {high:+.2f}])"
-    assert results.shown(found).loc["blind", metrics.LABEL["identity"]] == f"{found.loc['blind', 'identity']:.3f}"
+    assert (
+        statistics.formatted(found).loc["blind", registry.LABEL["identity"]] == f"{found.loc['blind', 'identity']:.3f}"
+    )
 
 
 @pytest.mark.filterwarnings("ignore")  # scipy warns of a single pair
 def test_a_single_person_is_shown_without_an_interval(table):
-    found = results.shown(results.summary(table[table.person == "people:19"]))
+    found = statistics.formatted(statistics.summary(table[table.person == "people:19"]))
     assert not found.map(lambda text: "nan" in text or "[" in text).to_numpy().any()
-    assert "(" in found.loc["dual pivot", metrics.LABEL["identity"]]
+    assert "(" in found.loc["dual pivot", registry.LABEL["identity"]]
 
 
 def test_costs_in_a_sentence():
-    record = {"parameters": {"TEXTUAL_STEPS": 120, "MODEL_STEPS": 50, "SAMPLING_STEPS": 40}, "peak_memory": 2.34e9,
-              "seconds": {"tuning": 61.7, "restoring": 12.0}, "metrics": [{"shot": s, "arm": a} for s in range(3) for a in "abc"]}
-    assert results.costs(record) == ("Both pivots (120 + 50 steps): 62 s. Restoring a picture (40 steps, in batches): 2.0 s. "
-                                   "Peak memory: 2.3 GB.")
+    record = {
+        "parameters": {"TEXTUAL_STEPS": 120, "MODEL_STEPS": 50, "SAMPLING_STEPS": 40},
+        "peak_memory": 2.34e9,
+        "seconds": {"tuning": 61.7, "restoring": 12.0},
+        "metrics": [{"shot": s, "arm": a} for s in range(3) for a in "abc"],
+    }
+    assert statistics.costs(record) == (
+        "Both pivots (120 + 50 steps): 62 s. Restoring a picture (40 steps, in batches): 2.0 s. Peak memory: 2.3 GB."
+    )
 
 
-@pytest.mark.parametrize("shift, spread, word", [(0.5, 0.01, "reproduced"), (-0.5, 0.01, "contradicted"), (0.0, 1.0, "open")])
+@pytest.mark.parametrize(
+    "shift, spread, word", [(0.5, 0.01, "reproduced"), (-0.5, 0.01, "contradicted"), (0.0, 1.0, "open")]
+)
 def test_verdicts_follow_the_interval(shift, spread, word):
     """Dual pivot's identity, and its perceptual distance with the other sign; the rest stands at random."""
     rng = np.random.default_rng(1)
     noise = rng.normal(size=6)
     noise = spread * (noise - noise.mean())
     sign = {"identity": 1, "perceptual": -1, "psnr": -1}
-    rows = [dict(person=str(p), arm=arm, shot=0, seed=0, metric=metric,
-                 value=(shift + noise[p]) * sign[metric] if arm == "dual pivot" else 0.001 * rng.normal())
-            for p in range(6) for arm in study.ARMS for metric in metrics.LABEL]
-    found = results.verdicts(pd.DataFrame(rows))
-    assert len(found) == len(results.STATEMENTS) and list(found.verdict[:3]) == [word] * 3
+    rows = [
+        dict(
+            person=str(p),
+            arm=arm,
+            shot=0,
+            seed=0,
+            metric=metric,
+            value=(shift + noise[p]) * sign[metric] if arm == "dual pivot" else 0.001 * rng.normal(),
+        )
+        for p in range(6)
+        for arm in arms.ARMS
+        for metric in registry.LABEL
+    ]
+    found = statistics.verdicts(pd.DataFrame(rows))
+    assert len(found) == len(statistics.PAPER_CLAIMS) and list(found.verdict[:3]) == [word] * 3
 
 
 def test_one_person_alone_decides_nothing(table):
     with pytest.warns(RuntimeWarning):
-        assert set(results.verdicts(table[table.person == "people:49"]).verdict) == {"open"}
+        assert set(statistics.verdicts(table[table.person == "people:49"]).verdict) == {"open"}
 
 
 def test_every_statement_is_about_known_arms_and_metrics():
-    assert all(metric in metrics.LABEL and {arm, against} <= set(study.ARMS) for metric, arm, against, *_ in results.STATEMENTS)
+    assert all(
+        metric in registry.LABEL and {arm, against} <= set(arms.ARMS)
+        for metric, arm, against, *_ in statistics.PAPER_CLAIMS
+    )
 
 
 # ---- arms ----
+
 
 @pytest.fixture
 def tunings(monkeypatch):
@@ -152,53 +200,68 @@ def tunings(monkeypatch):
     def model(B, shots, prompt, tuning, trained):
         calls.append(f"E around {B.G if isinstance(B.G, str) else 'base'}, {prompt!r}")
         return B.with_(E=calls[-1])
-    monkeypatch.setattr(study, "textual_pivot", textual)
-    monkeypatch.setattr(study, "model_pivot", model)
+
+    monkeypatch.setattr(arms, "textual_pivot", textual)
+    monkeypatch.setattr(arms, "model_pivot", model)
     return calls
 
 
 def test_six_arms_and_what_two_share_is_tuned_once(B, who, tunings):
     p = who.prompt
-    tuned = study.tune_arms(B, who, PLAN)
-    assert list(tuned) == list(study.ARMS) and len(tunings) == len(set(tunings)) == 5
+    tuned = arms.tune_arms(B, who, PLAN)
+    assert list(tuned) == list(arms.ARMS) and len(tunings) == len(set(tunings)) == 5
     assert [prompt for _, prompt in tuned.values()] == ["", p, p, "", p, p]
     system = {arm: B for arm, (B, _) in tuned.items()}
     assert system["blind"] is B
     assert system["swap"].G == f"G alone {p}" and system["swap"].E is B.E
     assert system["in-context"].G == f"G in context {p}" and system["in-context"].E is B.E
     assert system["encoder-only"].G is B.G and system["encoder-only"].E == "E around base, ''"
-    assert system["swap + model pivot"].G is system["swap"].G and system["swap + model pivot"].E == f"E around G alone {p}, {p!r}"
-    assert system["dual pivot"].G is system["in-context"].G and system["dual pivot"].E == f"E around G in context {p}, {p!r}"
+    assert (
+        system["swap + model pivot"].G is system["swap"].G
+        and system["swap + model pivot"].E == f"E around G alone {p}, {p!r}"
+    )
+    assert (
+        system["dual pivot"].G is system["in-context"].G
+        and system["dual pivot"].E == f"E around G in context {p}, {p!r}"
+    )
 
 
-@pytest.mark.parametrize("arms, tuned", [(("blind",), 0), (("dual pivot", "blind"), 2), (("swap",), 1), (("in-context", "encoder-only"), 2)])
+@pytest.mark.parametrize(
+    "arms, tuned", [(("blind",), 0), (("dual pivot", "blind"), 2), (("swap",), 1), (("in-context", "encoder-only"), 2)]
+)
 def test_only_the_wanted_arms_are_tuned(B, who, tunings, arms, tuned):
-    assert list(study.tune_arms(B, who, PLAN, arms)) == list(arms) and len(tunings) == tuned
+    assert list(arms.tune_arms(B, who, PLAN, arms)) == list(arms) and len(tunings) == tuned
 
 
 def test_the_prior_reaches_the_textual_pivots(B, who, tunings):
-    study.tune_arms(B, who, PLAN, ("swap", "in-context"), prior="others")
+    arms.tune_arms(B, who, PLAN, ("swap", "in-context"), prior="others")
     assert all(call.endswith("with prior") for call in tunings)
 
 
 def test_all_arms_really_tune_and_restore_from_the_same_noise(B, who, monkeypatch):
     seen = []
-    real = study.restore
-    monkeypatch.setattr(study, "restore", lambda *args, **options: seen.append(options["seeds"]) or real(*args, **options))
-    tuned = study.tune_arms(B, who, PLAN, ("blind", "dual pivot"))
-    restored = study.restore_arms(tuned, who.degraded, PLAN)
+    real = arms.restore
+    monkeypatch.setattr(
+        arms, "restore", lambda *args, **options: seen.append(options["seeds"]) or real(*args, **options)
+    )
+    tuned = arms.tune_arms(B, who, PLAN, ("blind", "dual pivot"))
+    restored = arms.restore_arms(tuned, who.degraded, PLAN)
     assert seen[0] == seen[1] and len(set(seen[0])) == 4
     assert {arm: tuple(x.shape) for arm, x in restored.items()} == dict.fromkeys(tuned, (2, 2, 3, 64, 64))
     for seed, shot in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        alone = restore(B, who.degraded[shot:shot + 1], seeds=[seen[0][2 * seed + shot]], steps=3, gamma=PLAN.gamma, w=PLAN.w)
+        alone = restore(
+            B, who.degraded[shot : shot + 1], seeds=[seen[0][2 * seed + shot]], steps=3, gamma=PLAN.gamma, w=PLAN.w
+        )
         assert abs(to_uint8(alone).astype(int) - to_uint8(restored["blind"][seed, shot][None])).max() <= 1
     assert not torch.allclose(restored["blind"], restored["dual pivot"])
 
 
 def test_scores_are_tidy_and_of_the_right_pictures(who, monkeypatch):
-    monkeypatch.setattr(metrics, "story", lambda x, truth, references, pack: {"psnr": x.mean((1, 2, 3)), "pack": [pack] * len(x)})
+    monkeypatch.setattr(
+        table, "story", lambda x, truth, references, pack: {"psnr": x.mean((1, 2, 3)), "pack": [pack] * len(x)}
+    )
     restored = {"blind": torch.arange(4.0).reshape(2, 2, 1, 1, 1).expand(2, 2, 3, 8, 8)}
-    rows = pd.DataFrame(study.score(replace(who, scorer=7), restored))
+    rows = pd.DataFrame(arms.score(replace(who, scorer=7), restored))
     assert set(rows.person) == {"people:9"} and set(rows[rows.metric == "pack"].value) == {7}
     blind = rows[(rows.arm == "blind") & (rows.metric == "psnr")].set_index(["seed", "shot"]).value
     assert blind.to_dict() == {(0, 0): 0, (0, 1): 1, (1, 0): 2, (1, 1): 3}
@@ -208,10 +271,11 @@ def test_scores_are_tidy_and_of_the_right_pictures(who, monkeypatch):
 
 # ---- cases ----
 
+
 def test_a_case_degrades_shots_that_are_not_among_the_references():
-    found, again, other = (study.case(name, PLAN, 64) for name in ("people:1009", "people:1009", "people:1019"))
-    person = people.Person(1009)
-    drawn = to_tensor(people.render([(person, person.shot(k)) for k in (0, 1, 2)], 64).pictures)
+    found, again, other = (persons.case(name, PLAN, 64) for name in ("people:1009", "people:1009", "people:1019"))
+    person = procedural.ProceduralPerson(1009)
+    drawn = to_tensor(procedural.render([(person, person.shot(k)) for k in (0, 1, 2)], 64).pictures)
     assert found.prompt == "a photo of a sks person" and torch.equal(found.references, drawn)
     assert found.truth.shape == found.degraded.shape == (2, 3, 64, 64) and len(found.stems) == 2
     assert min(float((t - r).abs().mean()) for t in found.truth for r in found.references) > 0.02
@@ -222,26 +286,31 @@ def test_a_case_degrades_shots_that_are_not_among_the_references():
 
 
 def test_prior_pictures_are_of_training_people(monkeypatch):
-    seen, real = [], people.render
-    monkeypatch.setattr(people, "render", lambda pairs, size: seen.extend(p for p, _ in pairs) or real(pairs, size))
-    assert study.prior_pictures(9, 32).shape == (9, 3, 32, 32)
+    seen, real = [], procedural.render
+    monkeypatch.setattr(procedural, "render", lambda pairs, size: seen.extend(p for p, _ in pairs) or real(pairs, size))
+    assert persons.prior_pictures(9, 32).shape == (9, 3, 32, 32)
     assert len(set(seen)) == 9 and {p.split for p in seen} == {"train"}
 
 
 # ---- rulers ----
 
+
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory):
     torch.manual_seed(3)
     folder = tmp_path_factory.mktemp("judges")
-    export.ship(folder, judges.Recogniser().eval(), judges.Perceptual(judges.Features(4)).eval())
+    export_onnx.ship(
+        folder,
+        evaluation_networks.Recogniser(to_arcface()).eval(),
+        evaluation_networks.Perceptual(evaluation_networks.Features(4)).eval(),
+    )
     return folder
 
 
 @pytest.fixture
 def small_judges(shipped, monkeypatch):
-    monkeypatch.setattr(metrics, "RECOGNISER", shipped / "people" / "people-r.onnx")
-    monkeypatch.setattr(metrics.perceptual, "__defaults__", (shipped / "people-p.onnx",))
+    monkeypatch.setattr(table, "RECOGNISER", shipped / "people" / "people-r.onnx")
+    monkeypatch.setattr(image.perceptual, "__defaults__", (shipped / "people-p.onnx",))
 
 
 def test_psnr_in_closed_form():
@@ -249,38 +318,42 @@ def test_psnr_in_closed_form():
     a = tiny_system.pictures(4) * 0.5
     errors = torch.tensor([2.0, 0.2, 0.02, 0.001])
     sign = torch.where(torch.arange(64) % 2 == 0, 1.0, -1.0)
-    assert torch.allclose(metrics.psnr(a, a + errors[:, None, None, None] * sign), 20 * torch.log10(2 / errors), atol=1e-2)
+    assert torch.allclose(
+        image.psnr(a, a + errors[:, None, None, None] * sign), 20 * torch.log10(2 / errors), atol=1e-2
+    )
     noisy = a + 0.1 * torch.randn(a.shape, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(metrics.psnr(a, noisy), torch.full((4,), 10 * math.log10(4 / 0.01)), atol=0.15)
-    assert torch.allclose(metrics.psnr(a, noisy), metrics.psnr(noisy, a))
+    assert torch.allclose(image.psnr(a, noisy), torch.full((4,), 10 * math.log10(4 / 0.01)), atol=0.15)
+    assert torch.allclose(image.psnr(a, noisy), image.psnr(noisy, a))
     by_hand = [10 * math.log10(4 / float((x - y).square().mean())) for x, y in zip(a, noisy)]
-    assert torch.allclose(metrics.psnr(a, noisy), torch.tensor(by_hand), atol=1e-4)
+    assert torch.allclose(image.psnr(a, noisy), torch.tensor(by_hand), atol=1e-4)
 
 
 def test_with_the_truth_all_three_are_measured(small_judges):
     x, y = tiny_system.pictures(3, 1, 128), tiny_system.pictures(3, 2, 128)
-    found = metrics.story(x, y)
-    assert list(found) == ["psnr", "perceptual", "identity"] == list(metrics.LABEL)
-    vectors = [identity.embed(z, metrics.RECOGNISER) for z in (x, y)]
+    found = registry.headline(x, y)
+    assert list(found) == ["psnr", "perceptual", "identity"] == list(registry.LABEL)
+    vectors = [identity.embed(z, identity.RECOGNISER) for z in (x, y)]
     assert torch.allclose(found["identity"], (vectors[0] * vectors[1]).sum(1), atol=1e-5)
-    assert torch.allclose(found["psnr"], metrics.psnr(x, y))
-    same = metrics.story(x, x + 1e-4)
+    assert torch.allclose(found["psnr"], image.psnr(x, y))
+    same = registry.headline(x, x + 1e-4)
     assert same["perceptual"].max() < 0.01 < found["perceptual"].min() and same["identity"].min() > 0.999
 
 
 def test_without_the_truth_identity_to_the_references_alone(small_judges):
     x, references = tiny_system.pictures(3, 1, 128), tiny_system.pictures(4, 2, 128)
-    found = metrics.story(x, references=references)
+    found = registry.headline(x, references=references)
     assert list(found) == ["identity"]
-    v, r = (identity.embed(z, metrics.RECOGNISER).numpy() for z in (x, references))
+    v, r = (identity.embed(z, identity.RECOGNISER).numpy() for z in (x, references))
     assert np.allclose(found["identity"], v @ r.mean(0) / np.linalg.norm(r.mean(0)), atol=1e-5)
 
 
 def test_another_recogniser_takes_the_place_of_people_r(tmp_path):
     pack = write_recogniser(tmp_path / "pack.onnx", np.random.default_rng(0).normal(size=(3 * 112 * 112, 8)))
     x = tiny_system.pictures(2, 1, 128)
-    assert torch.allclose(metrics.embeddings(x, pack), identity.embed(x, pack)) and metrics.embeddings(x, pack).shape == (2, 8)
-    found = metrics.story(x, references=x, pack=pack)["identity"]
+    assert torch.allclose(identity.embeddings(x, pack), identity.embed(x, pack)) and identity.embeddings(
+        x, pack
+    ).shape == (2, 8)
+    found = registry.headline(x, references=x, pack=pack)["identity"]
     assert found.shape == (2,) and found.max() <= 1 + 1e-5
 
 
@@ -289,104 +362,145 @@ def test_missing_and_broken_judges_are_named(tmp_path, monkeypatch):
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     for name in ("absent.onnx", "broken.onnx"):
         with pytest.raises(WeightsError, match=f"{name}.*Remedy"):
-            metrics.perceptual(x, x, tmp_path / name)
-        monkeypatch.setattr(metrics, "RECOGNISER", tmp_path / name)
+            image.perceptual(x, x, tmp_path / name)
+        monkeypatch.setattr(table, "RECOGNISER", tmp_path / name)
         with pytest.raises(PackError, match=f"{name}.*Remedy"):
-            metrics.embeddings(x)
+            identity.embeddings(x)
 
 
 def test_identity_is_called_after_its_recogniser():
-    assert metrics.labels() == metrics.LABEL and metrics.labels("a/buffalo.onnx")["identity"] == "identity (buffalo)"
+    assert registry.labels() == registry.LABEL and registry.labels("a/buffalo.onnx")["identity"] == "identity (buffalo)"
 
 
 def test_no_small_judge_is_called_by_a_published_name():
-    names = " ".join(metrics.LABEL.values()).lower()
+    names = " ".join(registry.LABEL.values()).lower()
     assert "arcface" not in names and "lpips" not in names and "people-r" in names and "people-p" in names
 
 
 # ---- bars of the shipped weights ----
+
 
 def test_the_area_under_the_roc_by_counting():
     vectors = torch.nn.functional.normalize(torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), dim=1)
     who = [n // 3 for n in range(12)]
     pairs = [(float(vectors[i] @ vectors[j]), who[i] == who[j]) for i in range(12) for j in range(i)]
     wins = [(a > b) + 0.5 * (a == b) for a, s in pairs if s for b, t in pairs if not t]
-    assert quality.auc(vectors, 3) == pytest.approx(np.mean(wins))
+    assert release_checks.auc(vectors, 3) == pytest.approx(np.mean(wins))
 
 
 def test_bars_hold_at_their_edge_as_they_say():
-    edge = {name: bar for name, (_, bar) in quality.BARS.items()}
-    assert list(quality.against_bars(edge).met) == ["yes", "yes", "yes", "no", "yes", "yes", "yes"]  # blind must gain, not only lose nothing
-    assert list(quality.against_bars({name: bar - 0.01 for name, bar in edge.items()}).met) == ["no"] * 4 + ["yes", "no", "yes"]
+    edge = {name: bar for name, (_, bar) in release_checks.BARS.items()}
+    assert list(release_checks.against_bars(edge).met) == [
+        "yes",
+        "yes",
+        "yes",
+        "no",
+        "yes",
+        "yes",
+        "yes",
+    ]  # blind must gain, not only lose nothing
+    assert list(release_checks.against_bars({name: bar - 0.01 for name, bar in edge.items()}).met) == ["no"] * 4 + [
+        "yes",
+        "no",
+        "yes",
+    ]
 
 
 def test_bars_are_never_measured_on_training_people(B):
     with pytest.raises(SplitError):
-        quality.measure(B, people.people_of("train", 2))
+        release_checks.measure(B, procedural.people_of("train", 2))
     with pytest.raises(SplitError):
-        quality.measure(B, [people.Person(9), people.Person(1)])
+        release_checks.measure(B, [procedural.ProceduralPerson(9), procedural.ProceduralPerson(1)])
 
 
 def test_the_study_resumes_by_person(B, tmp_path, monkeypatch):
     done = []
     pictures = {}
-    monkeypatch.setattr(study, "case", lambda name, *_: study.Case(name, "p", torch.zeros(1), pictures.get(name, torch.ones(1)), None, []))
-    monkeypatch.setattr(study, "one", lambda B, who, *_, **__: done.append(who.name) or who.name)
-    monkeypatch.setattr(study, "score", lambda who, restored: [dict(person=who.name, value=len(done))])
+    monkeypatch.setattr(
+        arms,
+        "case",
+        lambda name, *_: persons.Case(name, "p", torch.zeros(1), pictures.get(name, torch.ones(1)), None, []),
+    )
+    monkeypatch.setattr(arms, "one", lambda B, who, *_, **__: done.append(who.name) or who.name)
+    monkeypatch.setattr(arms, "score", lambda who, restored: [dict(person=who.name, value=len(done))])
     names = ["people:9", "people:19", "a/obama", "b/obama", "obama/"]
-    first, shown = study.run(B, names, PLAN, tmp_path, None)
+    first, shown = arms.run(B, names, PLAN, tmp_path, None)
     assert done == names and [row["person"] for row in first] == names and shown[1] == names[-1]
-    again, _ = study.run(B, names, PLAN, tmp_path, None)
+    again, _ = arms.run(B, names, PLAN, tmp_path, None)
     assert done[5:] == names[-1:] and [row["person"] for row in again] == names  # the last is needed to be looked at
     done.clear()
     pictures["a/obama"] = torch.zeros(1)  # another photograph under the same name
-    study.run(B, names, PLAN, tmp_path, None)
+    arms.run(B, names, PLAN, tmp_path, None)
     assert done == ["a/obama", names[-1]]
 
 
 def test_class_pictures_are_made_ready_once_for_a_class(B, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(study, "case", lambda name, *_: study.Case(name, name[0], torch.zeros(1), torch.ones(1), None, []))
-    monkeypatch.setattr(study, "prior", lambda B, who, plan: asked.append(who.prompt) or who.prompt)
-    monkeypatch.setattr(study, "score", lambda who, restored: [])
+    monkeypatch.setattr(
+        arms, "case", lambda name, *_: persons.Case(name, name[0], torch.zeros(1), torch.ones(1), None, [])
+    )
+    monkeypatch.setattr(arms, "prior", lambda B, who, plan: asked.append(who.prompt) or who.prompt)
+    monkeypatch.setattr(arms, "score", lambda who, restored: [])
     given = {}
-    monkeypatch.setattr(study, "one", lambda B, who, plan, record, arms, folder, others, prior: given.update({who.name: prior}))
-    study.run(B, ["man 1", "woman 1", "man 2"], PLAN, tmp_path, None)
+    monkeypatch.setattr(
+        arms, "one", lambda B, who, plan, record, arms, folder, others, prior: given.update({who.name: prior})
+    )
+    arms.run(B, ["man 1", "woman 1", "man 2"], PLAN, tmp_path, None)
     assert asked == ["m", "w"] and given == {"man 1": "m", "woman 1": "w", "man 2": "m"}
 
 
 def test_the_study_measures_anew_what_another_plan_or_system_kept(B, tmp_path, monkeypatch):
     done = []
-    monkeypatch.setattr(study, "one", lambda B, who, *_, **__: done.append(who.name))
-    monkeypatch.setattr(study, "score", lambda who, restored: [dict(person=who.name, value=len(done))])
+    monkeypatch.setattr(arms, "one", lambda B, who, *_, **__: done.append(who.name))
+    monkeypatch.setattr(arms, "score", lambda who, restored: [dict(person=who.name, value=len(done))])
     names = ["people:9", "people:19"]
-    study.run(B, names, PLAN, tmp_path, None)
+    arms.run(B, names, PLAN, tmp_path, None)
     for other in ((B, replace(PLAN, gamma=0.25)), (tiny_system.build(1), PLAN)):
         done.clear()
-        rows, _ = study.run(other[0], names, other[1], tmp_path, None)
+        rows, _ = arms.run(other[0], names, other[1], tmp_path, None)
         assert done == names and [row["value"] for row in rows] == [1, 2]
 
 
-@pytest.mark.parametrize("names, error", [([], RangeError), (["people:9", "people:9"], RangeError), (["people:1001"], SplitError),
-                                          (["people:9", "people:18"], SplitError)])
+@pytest.mark.parametrize(
+    "names, error",
+    [
+        ([], RangeError),
+        (["people:9", "people:9"], RangeError),
+        (["people:1001"], SplitError),
+        (["people:9", "people:18"], SplitError),
+    ],
+)
 def test_nobody_of_the_training_split_is_studied_and_splits_never_mix(B, tmp_path, monkeypatch, names, error):
-    monkeypatch.setattr(study, "one", lambda *_, **__: pytest.fail("tuned"))
+    monkeypatch.setattr(arms, "one", lambda *_, **__: pytest.fail("tuned"))
     with pytest.raises(error, match="Remedy"):
-        study.run(B, names, PLAN, tmp_path, None)
+        arms.run(B, names, PLAN, tmp_path, None)
 
 
-@pytest.mark.parametrize("wrong", [dict(steps=1), dict(seeds=0), dict(shots=-3), dict(references=0), dict(prior=-1), dict(gamma=3.0), dict(w=math.nan)])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(steps=1),
+        dict(seeds=0),
+        dict(shots=-3),
+        dict(references=0),
+        dict(prior=-1),
+        dict(gamma=3.0),
+        dict(w=math.nan),
+    ],
+)
 def test_a_plan_that_cannot_be_carried_out_is_refused_at_once(wrong):
     with pytest.raises(RangeError, match=f"{list(wrong)[0]} out of range.*Remedy"):
         replace(PLAN, **wrong)
 
 
-@pytest.mark.parametrize("names, scorer, error", [(["people:9", "people:1019", "nobody"], None, MissingPicturesError),
-                                                  (["people:9"], "nothing.onnx", PackError)])
+@pytest.mark.parametrize(
+    "names, scorer, error",
+    [(["people:9", "people:1019", "nobody"], None, MissingPicturesError), (["people:9"], "nothing.onnx", PackError)],
+)
 def test_nobody_is_tuned_before_every_person_and_the_scorer_are_found(B, tmp_path, monkeypatch, names, scorer, error):
-    monkeypatch.setattr(study, "one", lambda *_, **__: pytest.fail("tuned"))
+    monkeypatch.setattr(arms, "one", lambda *_, **__: pytest.fail("tuned"))
     with pytest.raises(error, match="Remedy"):
-        study.run(B, names, PLAN, tmp_path, None, scorer=scorer)
+        arms.run(B, names, PLAN, tmp_path, None, scorer=scorer)
 
 
 def test_relative_paths_are_seen_from_the_repository_whatever_the_kernel_s_folder(tmp_path, monkeypatch):
@@ -400,12 +514,12 @@ def test_relative_paths_are_seen_from_the_repository_whatever_the_kernel_s_folde
         card = tmp_path / "somebody" / "person.yaml"
         text = card.read_text()
         card.write_text(text.replace("real: false", "real: true, source: hers, terms: CC0"))
-        study.case(str(tmp_path / "somebody"), PLAN, 64)
+        persons.case(str(tmp_path / "somebody"), PLAN, 64)
     card.write_text(text)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     typed = [os.path.relpath(path, paths.ROOT) for path in (tmp_path / "somebody", pack)]
-    found = study.case(typed[0], PLAN, 64, scorer=typed[1])
+    found = persons.case(typed[0], PLAN, 64, scorer=typed[1])
     assert found.degraded.shape == (2, 3, 64, 64) and found.truth is None
-    rows = pd.DataFrame(study.score(found, {"blind": found.references[None, :2]}))
+    rows = pd.DataFrame(arms.score(found, {"blind": found.references[None, :2]}))
     assert set(rows.metric) == {"identity"} and set(rows.arm) == {"input", "blind"}

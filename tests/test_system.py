@@ -1,4 +1,5 @@
 """The system B: its parts in closed form, on disk and back, named errors, the tokenizer, and the same classes at full scale."""
+
 import copy
 import json
 import shutil
@@ -9,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 
-from lib import people, system
 from lib.errors import WeightsError
+from lib.models import system, tiny
+from lib.people import procedural
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +33,8 @@ def damaged(folder, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    return system.build_tiny(0).freeze()
+def untrained():
+    return tiny.build_tiny(procedural.WORDS, 0).freeze()
 
 
 def inputs(B, count=2, seed=0):
@@ -42,6 +44,7 @@ def inputs(B, count=2, seed=0):
 
 
 # ---- on disk and back ----
+
 
 def test_saved_in_half_precision_and_loaded_exactly(B, folder):
     back = system.load(folder)
@@ -137,6 +140,7 @@ def test_weights_of_another_architecture_are_named(damaged):
 
 # ---- the parts in closed form ----
 
+
 def test_a_first_convolution_over_latent_and_hint_is_the_sum_of_two():
     """DiffBIR's 8-in-one layout, split as reference/ecosystem.md section 2 says, gives E's first feature map."""
     B = tiny_system.build()
@@ -145,7 +149,9 @@ def test_a_first_convolution_over_latent_and_hint_is_the_sum_of_two():
     B.E.controlnet_cond_embedding.weight.data = whole.weight[:, 4:].detach()
     x, t, hint, _, null = inputs(B)
     seen = []
-    handle = B.E.down_blocks[0].register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["hidden_states"]), with_kwargs=True)
+    handle = B.E.down_blocks[0].register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["hidden_states"]), with_kwargs=True
+    )
     with torch.no_grad():
         B.E(x, t, null, controlnet_cond=hint, return_dict=False)
         handle.remove()
@@ -159,7 +165,9 @@ def test_an_encoder_before_training_is_a_silent_copy_of_Gs_own():
         assert torch.equal(B.predict(x, t, prompt, hint, null), B.predict(x, t, prompt))
     G, E = B.G.state_dict(), B.E.state_dict()
     copied = [k for k in E if k.split(".")[0] in ("conv_in", "time_embedding", "down_blocks", "mid_block")]
-    assert len(copied) == len([k for k in G if k.split(".")[0] in ("conv_in", "time_embedding", "down_blocks", "mid_block")])
+    assert len(copied) == len(
+        [k for k in G if k.split(".")[0] in ("conv_in", "time_embedding", "down_blocks", "mid_block")]
+    )
     assert all(torch.equal(E[k], G[k]) for k in copied)
     assert {k for k in E if k not in copied and E[k].any()} == set()
 
@@ -174,7 +182,9 @@ def test_a_trained_encoder_steers_by_its_hint_and_not_by_the_prompt_of_G():
         down, mid = B.E(x, t, null, controlnet_cond=hint, return_dict=False)
         by_hand = B.G(x, t, prompt, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample
         assert torch.equal(steered, by_hand)
-        assert not torch.allclose(by_hand, B.predict(x, t, prompt, hint, prompt), atol=1e-6)  # E asked with the prompt differs
+        assert not torch.allclose(
+            by_hand, B.predict(x, t, prompt, hint, prompt), atol=1e-6
+        )  # E asked with the prompt differs
 
 
 def test_latents_of_pictures_and_pictures_of_latents(B):
@@ -209,6 +219,7 @@ def test_replacing_a_part_leaves_the_original(B):
 
 # ---- the fingerprint ----
 
+
 @pytest.mark.parametrize("part", list(system.PARTS))
 def test_one_weight_of_any_part_changes_the_fingerprint(B, part):
     module = copy.deepcopy(B.modules()[part])
@@ -233,18 +244,22 @@ def test_a_fingerprint_survives_disk_device_and_dtype(folder, tmp_path):
 
 # ---- words ----
 
+
 def test_every_word_is_one_token_and_so_is_the_rare_one(tiny):
-    tokens = {word: tiny.tokenizer(word, add_special_tokens=False).input_ids for word in (*people.WORDS, system.RARE_TOKEN)}
+    tokens = {
+        word: tiny.tokenizer(word, add_special_tokens=False).input_ids
+        for word in (*procedural.WORDS, system.RARE_TOKEN)
+    }
     assert {word: len(ids) for word, ids in tokens.items() if len(ids) != 1} == {}
-    assert len({ids[0] for ids in tokens.values()}) == len(people.WORDS) + 1
+    assert len({ids[0] for ids in tokens.values()}) == len(procedural.WORDS) + 1
 
 
 def test_every_caption_fits_and_is_made_of_whole_words(tiny):
-    crowd = people.people_of("train", 80)
-    captions = [people.caption(p, p.shot(k)) for p in crowd for k in range(5)]
-    words = {tiny.tokenizer(w, add_special_tokens=False).input_ids[0] for w in people.WORDS}
+    crowd = procedural.people_of("train", 80)
+    captions = [procedural.caption(p, p.shot(k)) for p in crowd for k in range(5)]
+    words = {tiny.tokenizer(w, add_special_tokens=False).input_ids[0] for w in procedural.WORDS}
     ids = tiny.tokenizer(captions).input_ids
-    assert max(map(len, ids)) <= tiny.tokenizer.model_max_length == system.TOKENS
+    assert max(map(len, ids)) <= tiny.tokenizer.model_max_length == tiny.TOKENS
     start, end = tiny.tokenizer.bos_token_id, tiny.tokenizer.eos_token_id
     assert all(row[0] == start and row[-1] == end and set(row[1:-1]) <= words for row in ids)
 
@@ -259,6 +274,7 @@ def test_no_text_is_unknown(tiny):
 
 def test_a_saved_tokenizer_reads_as_before(tiny, tmp_path):
     from transformers import CLIPTokenizer
+
     tiny.tokenizer.save_pretrained(tmp_path)
     text = ["a photo of a sks person", "", "a photo of a person with blue eyes , bald, smiling", "zebra"]
     assert CLIPTokenizer.from_pretrained(tmp_path)(text).input_ids == tiny.tokenizer(text).input_ids
@@ -266,11 +282,12 @@ def test_a_saved_tokenizer_reads_as_before(tiny, tmp_path):
 
 def test_embeddings_depend_on_the_words_and_not_on_the_batch(tiny):
     both = tiny.embed(["a photo of a sks person", ""])
-    assert both.shape == (2, system.TOKENS, 128) and not torch.allclose(both[0], both[1])
+    assert both.shape == (2, tiny.TOKENS, 128) and not torch.allclose(both[0], both[1])
     assert torch.allclose(both[:1], tiny.embed(["a photo of a sks person"]), atol=1e-5)
 
 
 # ---- scales ----
+
 
 def test_the_shipped_scale(tiny):
     channels = tiny.G.config.in_channels
@@ -278,7 +295,11 @@ def test_the_shipped_scale(tiny):
     assert tiny.encode(tiny_system.pictures(1, size=128)).shape == (1, channels, 16, 16)
     parameters = sum(p.numel() for m in tiny.modules().values() for p in m.parameters())
     assert 2 * parameters < 40e6  # bytes in half precision
-    assert system.build_tiny(0).fingerprint() == tiny.fingerprint() != system.build_tiny(1).fingerprint()
+    assert (
+        tiny.build_tiny(procedural.WORDS, 0).fingerprint()
+        == tiny.fingerprint()
+        != tiny.build_tiny(procedural.WORDS, 1).fingerprint()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -286,10 +307,17 @@ def full():
     """SD 2.1's UNet and DiffBIR's control network, without storage."""
     with torch.device("meta"):
         G = UNet2DConditionModel(
-            sample_size=64, in_channels=4, out_channels=4, layers_per_block=2, block_out_channels=(320, 640, 1280, 1280),
+            sample_size=64,
+            in_channels=4,
+            out_channels=4,
+            layers_per_block=2,
+            block_out_channels=(320, 640, 1280, 1280),
             down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
             up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-            cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True)
+            cross_attention_dim=1024,
+            attention_head_dim=(5, 10, 20, 20),
+            use_linear_projection=True,
+        )
         return G, system.encoder_from(G)
 
 
@@ -309,4 +337,7 @@ def test_full_scale_shapes_flow(full):
         x, prompt, t = torch.empty(2, 4, 64, 64), torch.empty(2, 77, 1024), torch.zeros(2, dtype=torch.long)
         down, mid = E(x, t, prompt, controlnet_cond=x, return_dict=False)
         assert len(down) + 1 == 13 and mid.shape == (2, 1280, 8, 8)
-        assert G(x, t, prompt, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample.shape == x.shape
+        assert (
+            G(x, t, prompt, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample.shape
+            == x.shape
+        )

@@ -1,35 +1,78 @@
 """A restorer of the same classes as the shipped one, far smaller and untrained: 64 px pictures, 4-channel 8x8 latents."""
+
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lib.people import WORDS
-from lib.system import TOKENS, Cleaner, System, build_tokenizer, encoder_from
+from lib.models.system import Cleaner, System, encoder_from
+from lib.models.tiny import TOKENS, build_tokenizer
+from lib.people.procedural import WORDS
 
 SIZE, LATENT = 64, (4, 8, 8)
 
 
 def unet(widths=(32, 64)):
     return UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=widths,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=32, attention_head_dim=2, use_linear_projection=True, norm_num_groups=8)
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=widths,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=32,
+        attention_head_dim=2,
+        use_linear_projection=True,
+        norm_num_groups=8,
+    )
 
 
 def build(seed=0, stir=True):
     """The system, frozen. `stir` does what training would have done: E's zero convolutions are filled, text matters."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(WORDS)
-    text = CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=TOKENS, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id))
-    vae = AutoencoderKL(in_channels=48, out_channels=48, down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4,
-                        up_block_types=("UpDecoderBlock2D",) * 2, block_out_channels=(16, 32), norm_num_groups=8, sample_size=16)
-    cleaner = Cleaner(sample_size=16, in_channels=48, out_channels=48, layers_per_block=1, block_out_channels=(16, 32),
-                      down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, norm_num_groups=8)
-    scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
-                              timestep_spacing="linspace", variance_type="fixed_small", clip_sample=False)
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    vae = AutoencoderKL(
+        in_channels=48,
+        out_channels=48,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        latent_channels=4,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(16, 32),
+        norm_num_groups=8,
+        sample_size=16,
+    )
+    cleaner = Cleaner(
+        sample_size=16,
+        in_channels=48,
+        out_channels=48,
+        layers_per_block=1,
+        block_out_channels=(16, 32),
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        norm_num_groups=8,
+    )
+    scheduler = DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        timestep_spacing="linspace",
+        variance_type="fixed_small",
+        clip_sample=False,
+    )
     G = unet()
     for name, weight in G.named_parameters():
         if stir and "attn2.to_v" in name:

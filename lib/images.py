@@ -1,0 +1,43 @@
+"""Images as tensors: float32 RGB (N, 3, H, W) in [-1, 1]; the one conversion from and to 8-bit arrays."""
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lib.errors import PictureError
+
+
+def to_tensor(pictures):
+    """8-bit pictures to the workbook's tensors.
+
+    Args: pictures, uint8 (N, H, W, 3) or (H, W, 3), a PIL image, or a list of either, of one size.
+    Returns float32 (N, 3, H, W) in [-1, 1]. Raises PictureError for anything else.
+    """
+    if isinstance(pictures, Image.Image):
+        pictures = pictures.convert("RGB")
+    if isinstance(pictures, (list, tuple)):
+        pictures = [np.asarray(one.convert("RGB") if isinstance(one, Image.Image) else one) for one in pictures]
+        if len({one.shape for one in pictures}) != 1:
+            raise PictureError(
+                f"Not one size: {[one.shape for one in pictures]}. Remedy: resize or align the pictures first."
+            )
+    array = np.array(pictures)
+    array = array[None] if array.ndim == 3 else array
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3:
+        raise PictureError(f"Not 8-bit RGB: {array.dtype} {array.shape}. Remedy: give uint8 (N, H, W, 3).")
+    return torch.from_numpy(array).permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1  # (N, 3, H, W)
+
+
+def to_uint8(pictures):
+    """The workbook's tensors to 8-bit pictures; undoes `to_tensor` exactly, rounds and clips the rest.
+
+    Args: pictures, float (N, 3, H, W) or (3, H, W), [-1, 1]. Returns uint8 of shape (N, H, W, 3).
+    Raises PictureError for another shape or a value that is not finite.
+    """
+    pictures = pictures[None] if pictures.ndim == 3 else pictures
+    if pictures.ndim != 4 or pictures.shape[1] != 3 or not torch.isfinite(pictures).all():
+        raise PictureError(
+            f"Not pictures, or a value that is not finite: {tuple(pictures.shape)}. Remedy: give finite (N, 3, H, W)."
+        )
+    levels = ((pictures.detach().float() + 1) * 127.5).round().clamp(0, 255)
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -1,0 +1,82 @@
+"""The untrained system of the tiny scale, and a CLIP tokenizer over bytes with a small vocabulary."""
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from tokenizers import AddedToken
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from lib.models.system import RARE_TOKEN, Cleaner, System, ddpm, encoder_from
+
+TOKENS = 40  # the longest caption fits, with its two marks
+
+
+def build_tiny(words, seed=0, latent_channels=12):
+    """An untrained system of the tiny scale: 128 px pictures, 16x16 latents."""
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer(words)
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    G = UNet2DConditionModel(
+        sample_size=16,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        layers_per_block=1,
+        block_out_channels=(96, 128, 144),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=128,
+        attention_head_dim=(3, 4, 4),
+        use_linear_projection=True,
+        norm_num_groups=16,
+    )
+    vae = AutoencoderKL(
+        in_channels=48,
+        out_channels=48,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1,
+        block_out_channels=(80, 144),
+        latent_channels=latent_channels,
+        norm_num_groups=8,
+        sample_size=32,
+    )
+    cleaner = Cleaner(
+        sample_size=32,
+        in_channels=48,
+        out_channels=48,
+        layers_per_block=1,
+        block_out_channels=(48, 64, 80),
+        down_block_types=("DownBlock2D",) * 3,
+        up_block_types=("UpBlock2D",) * 3,
+        norm_num_groups=8,
+        attention_head_dim=32,
+    )
+    return System(G, encoder_from(G), vae, text_encoder, tokenizer, ddpm(), cleaner)
+
+
+def build_tokenizer(words):
+    """A CLIP tokenizer over bytes in which each of `words`, and the rare token "sks", is one token.
+
+    Every byte stays a symbol, so no text is unknown.
+    """
+    symbols = [a + end for end in ("", "</w>") for a in sorted(ByteLevel.alphabet())] + [
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
+    tokenizer = CLIPTokenizer(vocab={symbol: i for i, symbol in enumerate(symbols)}, merges=[], model_max_length=TOKENS)
+    tokenizer.add_tokens(
+        [AddedToken(word, single_word=True, normalized=False) for word in (*words, RARE_TOKEN) if len(word) > 1]
+    )
+    return tokenizer

@@ -1,0 +1,34 @@
+"""Procedural people: a person is a fixed draw of genes, an image of them a draw of pose, expression and light.
+
+No consent is needed, and identity and landmarks are known exactly. Imports: the leaves.
+"""
+
+from lib.people.procedural.population import (
+    KINDS,
+    SPLITS,
+    WORDS,
+    Genes,
+    Portraits,
+    ProceduralPerson,
+    Shot,
+    caption,
+    parse,
+    people_of,
+    render,
+    require,
+)
+
+__all__ = [
+    "KINDS",
+    "SPLITS",
+    "WORDS",
+    "Genes",
+    "Portraits",
+    "ProceduralPerson",
+    "Shot",
+    "caption",
+    "parse",
+    "people_of",
+    "render",
+    "require",
+]
