@@ -1,4 +1,4 @@
-"""Named errors of the workbook: each says what is wrong, where, and how to mend it."""
+"""Named errors: each says what is wrong, where, and how to repair it. Each is also the built-in a Python user would catch."""
 
 import sys
 
@@ -8,7 +8,7 @@ class WorkbookError(Exception):
 
 
 def exit_status(command):
-    """0 once `command()` has run, or 1 once the error it raised on purpose has been told: how every command line ends."""
+    """Run a command line: 0 when `command()` ends well, 1 after printing an error that the workbook raised on purpose."""
     try:
         command()
         return 0
@@ -17,11 +17,11 @@ def exit_status(command):
         return 1
 
 
-class PictureError(WorkbookError):
-    """A picture that cannot be used; its subclasses say why (lib.people.person)."""
+class PictureError(WorkbookError, ValueError):
+    """A picture that cannot be used; its subclasses say why."""
 
 
-class UnreadablePictureError(PictureError):
+class UnreadablePictureError(PictureError, OSError):
     """Missing, empty, truncated, corrupt, or not a picture at all."""
 
 
@@ -29,11 +29,11 @@ class PictureSizeError(PictureError):
     """Too few pixels, too many, not square where a crop is wanted, or another size than its pair."""
 
 
-class PersonError(WorkbookError):
-    """A person folder that cannot be used (lib.people.person)."""
+class PersonError(WorkbookError, ValueError):
+    """A person folder that cannot be used."""
 
 
-class MissingPicturesError(PersonError):
+class MissingPicturesError(PersonError, FileNotFoundError):
     """A folder that is not there, is empty, or holds fewer references than the minimum."""
 
 
@@ -45,16 +45,16 @@ class PairingError(PersonError):
     """The same stem twice, or a target without its input."""
 
 
-class UnsafePathError(WorkbookError):
+class UnsafePathError(WorkbookError, ValueError):
     """A name with `../` in it, or a link that leads out of its folder."""
 
 
-class SaveError(WorkbookError):
+class SaveError(WorkbookError, OSError):
     """A picture could not be written; nothing is left half-written."""
 
 
-class FaceError(WorkbookError):
-    """A photograph that cannot be aligned (lib.people.alignment)."""
+class FaceError(WorkbookError, ValueError):
+    """A photograph that cannot be aligned."""
 
 
 class NoFaceError(FaceError):
@@ -66,79 +66,83 @@ class SeveralFacesError(FaceError):
 
 
 class NotThePersonError(FaceError):
-    """Nobody in a photograph resembles the references (lib.restoration.photographs)."""
+    """Nobody in a photograph resembles the references."""
 
 
-class PackError(WorkbookError):
-    """An insightface pack or ONNX file that is missing, unreadable, or lacks the wanted model (lib.people.alignment, lib.metrics.identity)."""
+class PackError(WorkbookError, OSError):
+    """An insightface pack or ONNX file that is missing, unreadable, or lacks the wanted model."""
 
 
-class SplitError(WorkbookError):
+class SplitError(WorkbookError, ValueError):
     """People of another split, or an unknown split."""
 
 
-class BadPersonError(WorkbookError):
+class BadPersonError(WorkbookError, ValueError):
     """A person's name, seed or shot number that cannot be."""
 
 
-class BadSizeError(WorkbookError):
+class BadSizeError(WorkbookError, ValueError):
     """A picture size that cannot be drawn."""
 
 
-class RecipeError(WorkbookError):
-    """A degradation recipe that does not exist or cannot be read (lib.degradation.recipes)."""
+class RecipeError(WorkbookError, ValueError):
+    """A degradation recipe that does not exist or cannot be read."""
 
 
-class DrawError(WorkbookError):
-    """A saved degradation draw of another version, incomplete, or out of range (lib.degradation.degrade)."""
+class DrawError(WorkbookError, ValueError):
+    """A saved degradation draw of another version, incomplete, or out of range."""
 
 
-class SeedError(WorkbookError):
+class SeedError(WorkbookError, ValueError):
     """Seeds that are not whole numbers, or not one for each picture."""
 
 
-class NoSpaceError(WorkbookError):
-    """The disk is full (lib.paths)."""
+class NoSpaceError(WorkbookError, OSError):
+    """The disk is full."""
 
 
-class RangeError(WorkbookError):
-    """A number outside its range (lib.checks)."""
+class RangeError(WorkbookError, ValueError):
+    """A number outside its range."""
 
 
-class DeviceError(WorkbookError):
-    """A device that this machine does not have (lib.checks)."""
+class DeviceError(WorkbookError, ValueError):
+    """A device that this machine does not have."""
 
 
-class NotebookError(WorkbookError):
-    """A notebook that is missing or breaks the parameter contract (lib.runs.parameters)."""
+class NotebookError(WorkbookError, ValueError):
+    """A notebook that is missing or breaks the parameter contract."""
 
 
-class ParameterError(WorkbookError):
-    """A parameter that is unknown, missing or of another type (lib.runs.parameters)."""
+class ParameterError(WorkbookError, ValueError):
+    """A parameter that is unknown, missing or of another type."""
 
 
-class RunError(WorkbookError):
-    """A notebook that did not run to its end (lib.run)."""
+class RunError(WorkbookError, RuntimeError):
+    """A notebook that did not run to its end."""
 
 
-class RecordError(WorkbookError):
-    """A record that cannot be written, read or compared (lib.runs.record)."""
+class RecordError(WorkbookError, ValueError):
+    """A record that cannot be written, read or compared."""
 
 
-class WeightsError(WorkbookError):
-    """Weights that are missing, truncated or of another architecture (lib.models.system)."""
+class WeightsError(WorkbookError, OSError):
+    """Weights that are missing, truncated or of another architecture."""
 
 
-class PivotError(WorkbookError):
-    """A pivot or a tuning checkpoint that was made for something else (lib.training.trainer, lib.models.personal_weights)."""
+class PersonalWeightsError(WorkbookError, ValueError):
+    """Personal weights that are damaged, incomplete, or made for another base system."""
 
 
-class TrainingError(WorkbookError):
-    """Training that diverged (lib.training.pretraining)."""
+class CheckpointError(WorkbookError, ValueError):
+    """A training checkpoint that cannot be read, or was made with other settings or data."""
 
 
-class LandmarkError(WorkbookError):
-    """Landmarks that cannot be compared; its subclasses say why (lib.metrics.landmark_distances)."""
+class TrainingError(WorkbookError, RuntimeError):
+    """Training that diverged."""
+
+
+class LandmarkError(WorkbookError, ValueError):
+    """Landmarks that cannot be compared; its subclasses say why."""
 
 
 class LandmarkShapeError(LandmarkError):

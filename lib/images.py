@@ -4,7 +4,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lib.errors import PictureError
+from lib.errors import PictureError, PictureSizeError
+
+TOLERANCE = 1e-3  # by which a value may lie outside [-1, 1]
 
 
 def to_tensor(pictures):
@@ -41,3 +43,28 @@ def to_uint8(pictures):
         )
     levels = ((pictures.detach().float() + 1) * 127.5).round().clamp(0, 255)
     return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def check_pictures(pictures, size=None, where="pictures"):
+    """Pictures as a float32 batch; a single picture (3, H, W) gains its axis.
+
+    Args: pictures, float tensor (N, 3, H, W) or (3, H, W) in [-1, 1], N >= 1; size, the side that is wanted in pixels, or
+    None for any; where, what errors call the pictures. An overshoot of up to TOLERANCE, as bicubic resizing makes, is
+    clamped.
+    Returns float32 (N, 3, H, W) in [-1, 1]. Raises PictureError (no tensor of floats, NaN, outside the range),
+    PictureSizeError (another shape).
+    """
+    if not torch.is_tensor(pictures) or not pictures.is_floating_point():
+        kind = getattr(pictures, "dtype", type(pictures).__name__)
+        raise PictureError(f"{where}: {kind}, not a float tensor. Remedy: lib.images.to_tensor makes one of 8-bit images.")
+    pictures = pictures[None] if pictures.ndim == 3 else pictures
+    if pictures.ndim != 4 or not len(pictures) or pictures.shape[1] != 3 or (size and pictures.shape[2:] != (size, size)):
+        wanted = f"(N, 3, {size}, {size})" if size else "(N, 3, H, W)"
+        raise PictureSizeError(f"{where}: shape {tuple(pictures.shape)}, not {wanted}. Remedy: resize or align them first.")
+    good = (pictures.isfinite() & (pictures.abs() <= 1 + TOLERANCE)).flatten(1).all(1)
+    if not good.all():
+        raise PictureError(
+            f"{where}, picture {int((~good).nonzero()[0])}: values outside [-1, 1] or NaN. "
+            "Remedy: lib.images.to_tensor makes tensors in that range; clamp(-1, 1) cuts them to it."
+        )
+    return pictures.float().clamp(-1, 1)

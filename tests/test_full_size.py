@@ -17,7 +17,7 @@ from test_convert import files, hub, originals  # noqa: F401 (fixtures)
 from tiny_pack import write_recogniser
 
 from lib import paths
-from lib.errors import PivotError, RangeError, WeightsError
+from lib.errors import PersonalWeightsError, RangeError, WeightsError
 from lib.metrics import pyiqa_metrics, registry
 from lib.models import download, personal_weights, precision, system
 from lib.people import procedural
@@ -405,9 +405,9 @@ def test_many_pictures_are_encoded_in_parts(monkeypatch):
 
 
 def test_a_plan_for_a_part_of_e_that_there_is_not():
-    with pytest.raises(PivotError, match="no such part"):
+    with pytest.raises(PersonalWeightsError, match="no such part"):
         arms.Plan(trained="half")
-    with pytest.raises(PivotError, match="lora 4"):
+    with pytest.raises(PersonalWeightsError, match="lora 4"):
         arms.Plan(trained="repo150", model=Tuning(lora=4))
     with pytest.raises(RangeError, match="arm out of range: 'triple'.*blind"):
         arms.tune_arms(None, None, arms.Plan(), ("triple",))

@@ -145,7 +145,7 @@ def test_ctrl_c_while_writing_a_folder_leaves_the_old_one(tmp_path):
 
 
 def test_ranges():
-    assert (checks.steps(5), checks.fraction("gamma", 1), checks.finite("w", 1.5), checks.device("cpu")) == (
+    assert (checks.whole("steps", 5), checks.fraction("gamma", 1), checks.finite("w", 1.5), checks.device("cpu")) == (
         5,
         1.0,
         1.5,
@@ -153,7 +153,7 @@ def test_ranges():
     )
     for refused in (-1, 2.0, True, "3"):
         with pytest.raises(RangeError):
-            checks.steps(refused)
+            checks.whole("steps", refused)
     for refused in (-0.1, 1.1, float("nan"), "0.5", True):
         with pytest.raises(RangeError):
             checks.fraction("gamma", refused)

@@ -18,7 +18,7 @@ from diffusers import UNet2DConditionModel
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from lib.errors import NoSpaceError, PivotError, RangeError
+from lib.errors import NoSpaceError, PersonalWeightsError, RangeError
 from lib.models import personal_weights, system
 from lib.training import pivots
 from lib.training.pivots import model_pivot, prepare, published_tensors, textual_pivot
@@ -235,9 +235,9 @@ def test_gradients_reach_E_through_a_G_that_stays_fixed(B, shots, loss_of):
 
 
 def test_an_unknown_part_of_E_is_named(B, shots):
-    with pytest.raises(PivotError, match="'decoder'.*Remedy"):
+    with pytest.raises(PersonalWeightsError, match="'decoder'.*Remedy"):
         model_pivot(B, shots, P, QUICK, trained="decoder")
-    with pytest.raises(PivotError, match="repo150.*lora.*Remedy"):
+    with pytest.raises(PersonalWeightsError, match="repo150.*lora.*Remedy"):
         model_pivot(B, shots, P, Tuning(steps=1, lora=2), trained="repo150")
 
 
@@ -429,7 +429,7 @@ def test_a_checkpoint_knows_its_pictures_not_the_bytes_of_their_latents(B, shots
     assert tiny_system.same(tuned.G.state_dict(), again.G.state_dict()) and tiny_system.same(
         tuned.E.state_dict(), again.E.state_dict()
     )
-    with pytest.raises(PivotError, match="another tuning"):  # without a source, the bytes are what there is
+    with pytest.raises(PersonalWeightsError, match="another tuning"):  # without a source, the bytes are what there is
         step(B, pivots.Prepared(shots.latents + 1e-6, shots.hints), P, tuning)
 
 
@@ -440,7 +440,7 @@ def test_a_checkpoint_of_anything_else_is_refused(B, shots, tmp_path):
         model_pivot(B, shots, P, Tuning(**tuning)).E.state_dict(), tuned.E.state_dict()
     )  # finished: found again
     for other in (dict(lr=2e-3), dict(batch=3), dict(gamma=0.1), dict(seed=1), dict(lora=2), dict(steps=1)):
-        with pytest.raises(PivotError, match="checkpoint of another tuning.*Remedy"):
+        with pytest.raises(PersonalWeightsError, match="checkpoint of another tuning.*Remedy"):
             model_pivot(B, shots, P, Tuning(**{**tuning, **other}))
     strangers = prepare(B, tiny_system.pictures(3, seed=8), degradations=2)
     other_G = copy.deepcopy(B.G)
@@ -454,9 +454,9 @@ def test_a_checkpoint_of_anything_else_is_refused(B, shots, tmp_path):
         (B, shots, ""),
         (B.with_(G=other_G), shots, P),
     ):  # person, autoencoder, prompt, pivot
-        with pytest.raises(PivotError, match="checkpoint of another tuning.*Remedy"):
+        with pytest.raises(PersonalWeightsError, match="checkpoint of another tuning.*Remedy"):
             model_pivot(*args, Tuning(**tuning))
-    with pytest.raises(PivotError, match="checkpoint of another tuning"):
+    with pytest.raises(PersonalWeightsError, match="checkpoint of another tuning"):
         model_pivot(B, shots, P, Tuning(**tuning), trained="repo150")
 
 
@@ -469,7 +469,7 @@ def test_a_checkpoint_of_another_base_is_refused(B, shots, tmp_path, step, lora)
     for part in ("G", "E", "text_encoder"):
         other = copy.deepcopy(getattr(B, part))
         next(iter(other.parameters())).data += 1e-3
-        with pytest.raises(PivotError, match="checkpoint of another tuning.*Remedy"):
+        with pytest.raises(PersonalWeightsError, match="checkpoint of another tuning.*Remedy"):
             step(B.with_(**{part: other}), shots, P, tuning)
 
 
@@ -489,7 +489,7 @@ def test_a_truncated_checkpoint_is_named_and_a_failed_one_leaves_the_last(B, sho
             model_pivot(B, shots, P, tuning)
     assert [f.name for f in tmp_path.iterdir()] == ["E.pt"] and torch.load(tmp_path / "E.pt")["step"] == 1
     (tmp_path / "E.pt").write_bytes((tmp_path / "E.pt").read_bytes()[:5000])
-    with pytest.raises(PivotError, match="unreadable checkpoint.*Remedy"):
+    with pytest.raises(PersonalWeightsError, match="unreadable checkpoint.*Remedy"):
         model_pivot(B, shots, P, tuning)
 
 
@@ -568,46 +568,46 @@ def test_only_what_changed_is_written(B, shots, tmp_path):
     assert sorted(f.name for f in (tmp_path / "pivot").iterdir()) == ["pivot.json", "unet.safetensors"]
     back, _ = personal_weights.load(tmp_path / "pivot", B)
     assert back.E is B.E and tiny_system.same(back.G.state_dict(), B_p.G.state_dict())
-    with pytest.raises(PivotError, match="changes \\[\\].*Remedy"):
+    with pytest.raises(PersonalWeightsError, match="changes \\[\\].*Remedy"):
         personal_weights.save(tmp_path / "blind", B, B, FACTS)
 
 
 def test_another_base_is_refused(folder):
-    with pytest.raises(PivotError, match="another base.*Remedy"):
+    with pytest.raises(PersonalWeightsError, match="another base.*Remedy"):
         personal_weights.load(folder, tiny_system.build(1))
 
 
 @pytest.mark.parametrize("fact", list(FACTS))
 def test_a_missing_fact_is_named_at_both_ends(B, dual, folder, tmp_path, fact):
-    with pytest.raises(PivotError, match=f"lacks {fact}.*Remedy"):
+    with pytest.raises(PersonalWeightsError, match=f"lacks {fact}.*Remedy"):
         personal_weights.save(tmp_path / "other", dual, B, {k: v for k, v in FACTS.items() if k != fact})
     assert not (tmp_path / "other").exists()
     facts = json.loads((folder / "pivot.json").read_text())
     (folder / "pivot.json").write_text(json.dumps({k: v for k, v in facts.items() if k != fact}))
-    with pytest.raises(PivotError, match=f"lacks {fact}.*Remedy"):
+    with pytest.raises(PersonalWeightsError, match=f"lacks {fact}.*Remedy"):
         personal_weights.load(folder, B)
 
 
 def test_a_missing_or_damaged_pivot_is_named_and_never_the_base_in_silence(B, folder, tmp_path):
-    with pytest.raises(PivotError, match="no pivot.*Remedy"):
+    with pytest.raises(PersonalWeightsError, match="no pivot.*Remedy"):
         personal_weights.load(tmp_path / "nowhere", B)
     weights = (folder / "unet.safetensors").read_bytes()
     for content in (weights[:-500], b"", (folder / "control.safetensors").read_bytes()):
         (folder / "unet.safetensors").write_bytes(content)
-        with pytest.raises(PivotError, match="damaged pivot.*unet.*Remedy"):
+        with pytest.raises(PersonalWeightsError, match="damaged pivot.*unet.*Remedy"):
             personal_weights.load(folder, B)
     (folder / "unet.safetensors").unlink()
-    with pytest.raises(PivotError, match="damaged pivot.*unet.*Remedy"):
+    with pytest.raises(PersonalWeightsError, match="damaged pivot.*unet.*Remedy"):
         personal_weights.load(folder, B)
     (folder / "pivot.json").write_text("{")
-    with pytest.raises(PivotError, match="damaged pivot.*Remedy"):
+    with pytest.raises(PersonalWeightsError, match="damaged pivot.*Remedy"):
         personal_weights.load(folder, B)
 
 
 def test_lost_tensors_and_odd_facts_are_named(B, folder):
     weights, facts = load_file(folder / "unet.safetensors"), json.loads((folder / "pivot.json").read_text())
     save_file(dict(list(weights.items())[::2]), folder / "unet.safetensors")
-    with pytest.raises(PivotError, match="not as it was saved: unet.safetensors.*Remedy"):
+    with pytest.raises(PersonalWeightsError, match="not as it was saved: unet.safetensors.*Remedy"):
         personal_weights.load(folder, B)
     save_file(weights, folder / "unet.safetensors")
     for odd in (
@@ -619,7 +619,7 @@ def test_lost_tensors_and_odd_facts_are_named(B, folder):
         {**facts, "files": 3},
     ):
         (folder / "pivot.json").write_text(json.dumps(odd))
-        with pytest.raises(PivotError, match="Remedy"):
+        with pytest.raises(PersonalWeightsError, match="Remedy"):
             personal_weights.load(folder, B)
 
 
@@ -627,10 +627,10 @@ def test_a_truncated_adapter_is_named(B, lora, tmp_path):
     personal_weights.save(tmp_path / "pivot", lora, B, FACTS)
     file = tmp_path / "pivot" / "unet" / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(PivotError, match="damaged pivot.*unet.*Remedy"):
+    with pytest.raises(PersonalWeightsError, match="damaged pivot.*unet.*Remedy"):
         personal_weights.load(tmp_path / "pivot", B)
     shutil.rmtree(tmp_path / "pivot" / "unet")
-    with pytest.raises(PivotError, match="damaged pivot.*unet.*Remedy"):
+    with pytest.raises(PersonalWeightsError, match="damaged pivot.*unet.*Remedy"):
         personal_weights.load(tmp_path / "pivot", B)
 
 

@@ -4,7 +4,7 @@ import pytest
 import tiny_system
 import torch
 
-from lib.errors import PivotError
+from lib.errors import PersonalWeightsError
 from lib.models import personal_weights
 from lib.restoration.adapter_server import AdapterServer
 from lib.restoration.sampling import restore
@@ -66,14 +66,14 @@ def test_the_base_is_loaded_once_and_stays_as_it_was(B, household):
 
 
 def test_what_cannot_be_served_is_named(B, folders, household, tmp_path):
-    with pytest.raises(PivotError, match="name in use: ada.*Remedy"):
+    with pytest.raises(PersonalWeightsError, match="name in use: ada.*Remedy"):
         household.add("ada", folders["bo"])
-    with pytest.raises(PivotError, match="not adapters.*Remedy"):
+    with pytest.raises(PersonalWeightsError, match="not adapters.*Remedy"):
         household.add("dora", tuned(B, 5, tmp_path / "full", lora=0))
     household.add("eve", tuned(B, 6, tmp_path / "eve", prompt=pivots.pivot_prompt("woman")))
     x = tiny_system.pictures(2)
     for who, said in ((["ada", "zoe"], "no pivot of zoe"), (["ada"], "1 names"), (["ada", "eve"], "prompts")):
-        with pytest.raises(PivotError, match=f"{said}.*Remedy"):
+        with pytest.raises(PersonalWeightsError, match=f"{said}.*Remedy"):
             household.restore(x, who, seeds=[0, 1], **OPTIONS)
-    with pytest.raises(PivotError, match="another base.*Remedy"):
+    with pytest.raises(PersonalWeightsError, match="another base.*Remedy"):
         AdapterServer(tiny_system.build(seed=3)).add("ada", folders["ada"])

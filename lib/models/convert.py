@@ -59,7 +59,7 @@ def convert(sources, folder, size=512, force=False):
     Raises WeightsError: a file missing, truncated, unsafe or of another architecture, a part that no source holds, a target in use;
     RangeError for another size; NoSpaceError.
     """
-    checks.steps(size, "size", least=64)
+    checks.whole("size", size, least=64)
     if size % 64:
         raise RangeError(f"size out of range: {size}. Remedy: give a multiple of 64.")
     opened = [open_source(source) for source in sources]

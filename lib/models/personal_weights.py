@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from lib.errors import PivotError
+from lib.errors import PersonalWeightsError
 from lib.models.system import FIELD
 from lib.paths import atomic_write
 
@@ -26,7 +26,7 @@ def save(folder, B_p, base, facts):
     """Writes the pivot of `B_p` against its `base`: adapters as peft writes them, in half precision, or the full weights that changed.
 
     folder: written aside, then renamed; facts: token, class_noun, prompt, gamma, steps, seed, references (`hash_of`).
-    Raises PivotError where a fact is missing, NoSpaceError where the disk is full.
+    Raises PersonalWeightsError where a fact is missing, NoSpaceError where the disk is full.
     """
     changed = [field for field in FIELD.values() if getattr(B_p, field) is not getattr(base, field)]
     facts = {**facts, "base": base.fingerprint(), "changed": changed, "files": {}}
@@ -48,7 +48,7 @@ def save(folder, B_p, base, facts):
 def load(folder, base):
     """The base system with the pivot of `folder` in it, frozen, and the facts of its `pivots.json`.
 
-    Raises PivotError where there is none, a fact or file is missing or damaged, or it was tuned on another base.
+    Raises PersonalWeightsError where there is none, a fact or file is missing or damaged, or it was tuned on another base.
     """
     folder, facts = Path(folder), facts_of(folder, base)
     parts = {
@@ -60,10 +60,10 @@ def load(folder, base):
 
 
 def facts_of(folder, base):
-    """The facts of a pivot folder's `pivots.json`, its files and its base checked. Raises PivotError as `load` does."""
+    """The facts of a pivot folder's `pivots.json`, its files and its base checked. Raises PersonalWeightsError as `load` does."""
     folder = Path(folder)
     if not (folder / "pivot.json").is_file():
-        raise PivotError(
+        raise PersonalWeightsError(
             f"no pivot: {folder} has no pivot.json. Remedy: give a folder that lib.models.personal_weights.save wrote."
         )
     with _reading(folder / "pivot.json") as file:
@@ -71,11 +71,11 @@ def facts_of(folder, base):
     _check_facts(facts, folder)
     if facts["files"] != (found := _digests(folder)):
         differ = sorted(str(name) for name in {*facts["files"], *found} if facts["files"].get(name) != found.get(name))
-        raise PivotError(
+        raise PersonalWeightsError(
             f"damaged pivot: {folder}: not as it was saved: {', '.join(differ)}. Remedy: save the pivot again."
         )
     if facts["base"] != base.fingerprint():
-        raise PivotError(
+        raise PersonalWeightsError(
             f"pivot made for another base: {folder} wants {facts['base']}, this system is {base.fingerprint()}. "
             "Remedy: load the system it was tuned on, or tune the person again."
         )
@@ -86,11 +86,11 @@ def _check_facts(facts, folder):
     facts = facts if isinstance(facts, dict) else {}
     missing = [key for key in REQUIRED if key not in facts]
     if missing:
-        raise PivotError(
+        raise PersonalWeightsError(
             f"incomplete pivot: {folder} lacks {', '.join(missing)}. Remedy: save it again with these facts."
         )
     if facts["changed"] not in (["G"], ["E"], ["G", "E"]) or not isinstance(facts["files"], dict):
-        raise PivotError(
+        raise PersonalWeightsError(
             f"not a pivot: {folder} changes {facts['changed']!r}. Remedy: save a system whose G or E was tuned."
         )
 
@@ -128,4 +128,4 @@ def _reading(file):
     try:
         yield file
     except Exception as error:  # peft, safetensors, torch and json each raise their own
-        raise PivotError(f"damaged pivot: {file} ({str(error)[:160]}). Remedy: save the pivot again.") from error
+        raise PersonalWeightsError(f"damaged pivot: {file} ({str(error)[:160]}). Remedy: save the pivot again.") from error

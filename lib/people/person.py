@@ -161,7 +161,7 @@ def load_person(folder, size=128, pack=None, choose="only", root=insightface_pac
     Returns a PersonFolder. Raises the errors of `read_card`, `list_pictures`, `load_picture`, `alignment.align`, `photographs.find`;
     MissingPicturesError (folder, too few references), PairingError, PictureSizeError.
     """
-    folder, size = paths.from_root(folder), checks.steps(size, "size", least=32)
+    folder, size = paths.from_root(folder), checks.whole("size", size, least=32)
     if not folder.is_dir():
         raise MissingPicturesError(
             f"No person folder: {folder}. Remedy: check the path, or name a procedural person, such as people:1009."

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from peft import PeftModel
 
-from lib.errors import PivotError
+from lib.errors import PersonalWeightsError
 from lib.models import personal_weights
 from lib.models.precision import move_to_device
 from lib.models.system import FIELD
@@ -37,17 +37,17 @@ class AdapterServer:
     def add(self, name, folder):
         """Loads the adapters of a pivot folder under `name`; the base is not loaded again.
 
-        Raises PivotError where the pivot has full weights, is damaged, or was tuned on another base; for a name in use.
+        Raises PersonalWeightsError where the pivot has full weights, is damaged, or was tuned on another base; for a name in use.
         """
         folder, facts = Path(folder), personal_weights.facts_of(folder, self.base)
         if name in self.facts:
-            raise PivotError(f"name in use: {name}. Remedy: another name for {folder}.")
+            raise PersonalWeightsError(f"name in use: {name}. Remedy: another name for {folder}.")
         if full := [part for part, key in FIELD.items() if key in facts["changed"] and not (folder / part).is_dir()]:
-            raise PivotError(
+            raise PersonalWeightsError(
                 f"not adapters: {folder} holds full weights of {', '.join(full)}. Remedy: tune with LORA above 0."
             )
         if self.facts and facts["changed"] != next(iter(self.facts.values()))["changed"]:
-            raise PivotError(f"other parts changed: {folder} changes {facts['changed']}. Remedy: serve it apart.")
+            raise PersonalWeightsError(f"other parts changed: {folder} changes {facts['changed']}. Remedy: serve it apart.")
         for part, key in FIELD.items():
             if key in facts["changed"]:
                 self._adopt(key, name, folder / part)
@@ -62,22 +62,22 @@ class AdapterServer:
                 self.networks[key] = PeftModel.from_pretrained(network, str(folder), adapter_name=name)
             self.networks[key].to(self.base.device).requires_grad_(False).eval()
         except Exception as error:  # peft, safetensors and json each raise their own
-            raise PivotError(f"damaged pivot: {folder} ({str(error)[:160]}). Remedy: save the pivot again.") from error
+            raise PersonalWeightsError(f"damaged pivot: {folder} ({str(error)[:160]}). Remedy: save the pivot again.") from error
 
     def restore(self, degraded, who, *, seeds, **options):
         """Restores pictures, each by its own person's pivot, in one batch.
 
         degraded: (N, 3, H, W) in [-1, 1]; who: N names; seeds and options: as of `lib.restoration.sampling.restore`, without prompt; gamma is
         that of the tuning unless given.
-        Returns (N, 3, H, W). Raises PivotError for an unknown name, or people whose text pivots differ.
+        Returns (N, 3, H, W). Raises PersonalWeightsError for an unknown name, or people whose text pivots differ.
         """
         if strangers := sorted(set(who) - set(self.facts)):
-            raise PivotError(
+            raise PersonalWeightsError(
                 f"no pivot of {', '.join(strangers)}. Remedy: add it; there are {', '.join(self.facts) or 'none'}."
             )
         tuned = {(self.facts[name]["prompt"], self.facts[name]["gamma"]) for name in who}
         if len(tuned) != 1 or len(who) != len(degraded):
-            raise PivotError(
+            raise PersonalWeightsError(
                 f"{len(who)} names, prompts and gammas {sorted(tuned)} for {len(degraded)} pictures. "
                 "Remedy: a name for each picture, of people with one text pivot and one gamma."
             )

@@ -38,9 +38,9 @@ def restore(
     Raises RangeError for steps < 2 (a single one would start at the clean end) or more than the schedule has, gamma
     outside [0, 1] or w not finite, SeedError unless there are N seeds, PictureSizeError and PictureError for other pictures.
     """
-    steps = checks.steps(steps, least=2, most=B.scheduler.config.num_train_timesteps)
+    steps = checks.whole("steps", steps, least=2, most=B.scheduler.config.num_train_timesteps)
     gamma, w = checks.fraction("gamma", gamma), checks.finite("w", w)
-    checks.steps(batch, "batch", least=1)
+    checks.whole("batch", batch, least=1)
     _check(B, degraded, seeds)
     B = levers.sampling(B)
     parts = zip(degraded.split(batch), torch.as_tensor(seeds).split(batch))
@@ -98,7 +98,7 @@ def generate(B, prompt, seeds, steps=50, w=7.5, batch=4, levers=Precision()):
     for part in torch.as_tensor(seeds).split(batch):
         generators = [torch.Generator().manual_seed(s) for s in part.tolist()]
         x_t = randn_tensor((len(part), B.G.config.in_channels, side, side), generators, B.device)
-        B.scheduler.set_timesteps(checks.steps(steps, least=2), device=B.device)
+        B.scheduler.set_timesteps(checks.whole("steps", steps, least=2), device=B.device)
         for t in B.scheduler.timesteps:
             with levers.autocast(B.device):
                 away, near = (B.G(x_t, t, prompt.expand(len(part), -1, -1)).sample.to(x_t) for prompt in (null, text))

@@ -190,9 +190,9 @@ def _in_range(name, value):
     if last == "RATE":
         return checks.positive(name, value)
     if isinstance(value, list):
-        return checks.filled(name, value)
+        return checks.distinct(name, value)
     least = LEAST.get(name, LEAST.get(last))
-    return value if least is None else checks.steps(value, name, least, MOST.get(name))
+    return value if least is None else checks.whole(name, value, least, MOST.get(name))
 
 
 def is_default(notebook, variables):

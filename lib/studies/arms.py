@@ -49,9 +49,9 @@ class Plan:
 
     def __post_init__(self):
         for name in ("references", "shots", "seeds"):
-            checks.steps(getattr(self, name), name, least=1)
-        checks.steps(self.prior, "prior")
-        checks.steps(self.steps, "steps", least=2)
+            checks.whole(name, getattr(self, name), least=1)
+        checks.whole("prior", self.prior)
+        checks.whole("steps", self.steps, least=2)
         checks.fraction("gamma", self.gamma)
         checks.finite("w", self.w)
         recipe_named(self.recipe)
@@ -176,7 +176,7 @@ def run(B, names, plan, folder, record, arms=tuple(ARMS), pack=None, scorer=None
     rows, shown, cases = (
         [],
         None,
-        [case(name, plan, B.size, pack, scorer) for name in checks.filled("people", list(names))],
+        [case(name, plan, B.size, pack, scorer) for name in checks.distinct("people", list(names))],
     )
     drawn = [procedural.parse(name) for name in names if name.startswith("people:")]
     procedural.require(drawn, drawn[0].split if drawn else "test")

@@ -91,7 +91,7 @@ def timed(B, pictures, variants, tuning, rounds=3, part="G"):
 
     variants: name -> how it changes `tuning`; the plain loop comes with them. rounds: how often each takes its turn.
     """
-    checks.steps(rounds, "rounds", least=1)
+    checks.whole("rounds", rounds, least=1)
     prompt, shots, degraded = (
         f"a photo of a {RARE_TOKEN} person",
         prepare(B, pictures, degradations=2),

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 
 from lib.degradation.degrade import degrade
-from lib.errors import PivotError
+from lib.errors import PersonalWeightsError
 from lib.models.personal_weights import hash_of
 from lib.models.precision import offloaded
 from lib.models.system import RARE_TOKEN
@@ -109,7 +109,7 @@ def model_pivot(B_p, shots, prompt, tuning, *, trained="all"):
     B_p: the system around the pivot; shots: `prepare`d pictures, the person's own or generic people; prompt: as in
     step 1, or "" to tune E around a G that was never personalised; trained: "all" of E or "repo150", the tensors that
     the published code trains (tuning.lora trains adapters instead). Returns the system with E_pr in place of E.
-    Raises PivotError for another `trained`.
+    Raises PersonalWeightsError for another `trained`.
     """
     check_part(trained, tuning.lora)
     E = tunable(B_p.E, tuning)
@@ -138,9 +138,9 @@ def _weights(B, *fields):
 
 
 def check_part(trained, lora):
-    """Raises PivotError unless `trained` names a part of E that can be tuned, by adapters of rank `lora` if that is not 0."""
+    """Raises PersonalWeightsError unless `trained` names a part of E that can be tuned, by adapters of rank `lora` if that is not 0."""
     if trained not in ("all", "repo150") or (lora and trained != "all"):
-        raise PivotError(
+        raise PersonalWeightsError(
             f"no such part of E: {trained!r} with lora {lora}. Remedy: choose 'all' or, without lora, 'repo150'."
         )
 

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from lib import checks
-from lib.errors import PivotError, TrainingError
+from lib.errors import PersonalWeightsError, TrainingError
 from lib.models.precision import Precision
 from lib.paths import atomic_write
 
@@ -35,9 +35,9 @@ class Tuning:
 
     def __post_init__(self):
         for name in ("steps", "batch", "every"):
-            checks.steps(getattr(self, name), name, least=1)
+            checks.whole(name, getattr(self, name), least=1)
         for name in ("lora", "seed"):
-            checks.steps(getattr(self, name), name)
+            checks.whole(name, getattr(self, name))
         checks.fraction("gamma", self.gamma)
         checks.positive("lr", self.lr)
 
@@ -48,7 +48,7 @@ def tune(network, loss_of, tuning, name, around=()):
     Shows a progress bar with the time left. With `tuning.folder`, writes checkpoints to `name`.pt there, and resumes from
     one: each step has its own generator, so the end is the same. Ctrl-C finishes the step and keeps it.
     around: what the loss is made of, texts and tensors, by which a checkpoint knows its person, prompt and pivot.
-    Raises PivotError where a checkpoint was made with other settings, from other tensors, or is beyond `tuning.steps`.
+    Raises PersonalWeightsError where a checkpoint was made with other settings, from other tensors, or is beyond `tuning.steps`.
     """
     weights = [p for p in network.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=tuning.lr, fused=True)
@@ -122,11 +122,11 @@ def _resume(path, weights, optimiser, settings, steps):
     try:
         kept = torch.load(path, weights_only=True, map_location=weights[0].device)
     except Exception as error:  # pickle, zip and torch each raise their own
-        raise PivotError(
+        raise PersonalWeightsError(
             f"unreadable checkpoint: {path} ({error}). Remedy: delete it; the tuning starts again."
         ) from error
     if kept["settings"] != settings or kept["step"] > steps:
-        raise PivotError(
+        raise PersonalWeightsError(
             f"checkpoint of another tuning: {path} was made with {kept['settings']}, {kept['step']} steps; wanted "
             f"{settings}, {steps} steps. Remedy: delete it, or give another folder."
         )
