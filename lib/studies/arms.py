@@ -147,7 +147,7 @@ def restored_photographs(B, case, crops, plan, others="leave", pack=None, beside
     photographs.check_others(others)
     blind = (lambda crop: restore_arms({"": (B, "")}, crop, plan, beside)[""][0]) if others == "blind" else None
     return {
-        stem: photographs.lay_back(load_picture(file), crops[s : s + 1], matrix, blind, pack)
+        stem: photographs.paste_person(load_picture(file), crops[s : s + 1], matrix, blind, pack)
         for s, (stem, (file, matrix)) in enumerate(zip(case.stems, case.photographs or []))
     }
 

@@ -13,8 +13,9 @@ from lib.images import to_tensor
 from lib.metrics import identity
 from lib.models.precision import move_to_device
 from lib.people import procedural
-from lib.people.person import open_person
+from lib.people.person import load_folder, procedural_person
 from lib.people.picture_files import load_picture, save_picture
+from lib.restoration.photographs import PersonFinder
 from lib.restoration.sampling import generate
 from lib.training.pivots import class_prompt, pivot_prompt, prepare
 
@@ -31,6 +32,33 @@ class Case:
     stems: list
     scorer: str | None = None  # the recogniser that knows such faces; people-r without it
     photographs: list | None = None  # where they were aligned: file and matrix of each degraded picture
+
+
+def open_person(name, size=128, pack=None, references=10, inputs=4, choose="person", scorer=None, **facts):
+    """A person by name: "people:1009" is drawn, anything else is a folder (`load_folder`).
+
+    Args: name; size; pack; references and inputs, how many at most; choose, "person" (found by the recogniser), "only"
+    or "largest" face of an input; scorer, the recogniser, the pack's own by default; facts, further arguments of
+    `load_folder`. Returns a Person.
+    """
+    if str(name).startswith("people:"):
+        return procedural_person(name, size, references, inputs)
+    identities = PersonFinder(pack, scorer, size) if scorer or (pack and choose == "person") else None
+    person = load_folder(
+        name,
+        size,
+        pack,
+        "only" if choose == "person" else choose,
+        references=references,
+        inputs=inputs,
+        check_references=identities and identities.check_references,
+        find_person=identities if choose == "person" else None,
+        scorer=scorer,
+        **facts,
+    )
+    if identities and person.inputs is not None:
+        identities.check_inputs(person.inputs, person.references, person.stems)
+    return person
 
 
 def case(name, plan, size=128, pack=None, scorer=None):
