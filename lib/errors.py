@@ -66,7 +66,11 @@ class SeveralFacesError(FaceError):
 
 
 class NotThePersonError(FaceError):
-    """Nobody in a photograph resembles the references."""
+    """Nobody in a photograph resembles the references, or a reference does not resemble the others."""
+
+
+class IdentityWarning(UserWarning):
+    """A picture that may show somebody else than the references."""
 
 
 class PackError(WorkbookError, OSError):
