@@ -145,5 +145,5 @@ def restored_photographs(B, person, crops, plan, others="leave", pack=None, besi
     whole = {}
     for n, (stem, (file, matrix)) in enumerate(zip(person.stems, person.photographs or [])):
         restore_other = blind if others == "blind" else None
-        whole[stem] = photographs.paste_crop(load_picture(file), crops[n : n + 1], matrix, restore_other, pack)
+        whole[stem] = photographs.paste_person(load_picture(file), crops[n : n + 1], matrix, restore_other, pack)
     return whole

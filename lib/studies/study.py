@@ -10,7 +10,7 @@ import numpy as np
 
 from lib import checks
 from lib.images import to_tensor, to_uint8
-from lib.metrics.headline import headline
+from lib.metrics.registry import headline
 from lib.models.personal_weights import picture_hash
 from lib.paths import atomic_write, remove
 from lib.people import procedural
