@@ -60,7 +60,7 @@ def case(name, plan, size=128, pack=None, scorer=None):
     if degraded is None:
         person = procedural.parse(name)
         procedural.require([person], person.split if person.split != "train" else "test")
-        degraded, _ = degrade(who.targets, plan.recipe, [person.seed * 100 + k for k in range(plan.shots)])
+        degraded = degrade(who.targets, plan.recipe, [person.seed * 100 + k for k in range(plan.shots)])
     return Case(
         who.name,
         pivot_prompt(who.class_noun),

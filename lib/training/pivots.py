@@ -68,7 +68,7 @@ def prepare(B, pictures, recipe="tiny", degradations=8, seed=0):
     """Caches what tuning needs of pictures (N, 3, H, W) in [-1, 1]: their latents, and hints of `degradations` draws each."""
     seeds = lambda k: [seed + 1000 * k + n for n in range(len(pictures))]  # noqa: E731
     hints = [
-        B.in_parts(lambda x: B.encode(B.clean(x)), degrade(pictures, recipe, seeds(k))[0]) for k in range(degradations)
+        B.in_parts(lambda x: B.encode(B.clean(x)), degrade(pictures, recipe, seeds(k))) for k in range(degradations)
     ]
     source = f"{hash_of(pictures)} {recipe} {degradations} {seed} {B.fingerprint('vae', 'cleaner')}"
     return Prepared(B.in_parts(B.encode, pictures), torch.stack(hints, 1), source)
