@@ -29,7 +29,8 @@ GAMMA: float | None = None  # where tuning ends
 QUIET: bool = False  # no pictures
 """
 WRITE = """from lib.runs import record
-record.Record("t", {name: globals()[name] for name in ("PERSON", "STEPS", "RATE", "NAMES", "GAMMA", "QUIET")}, 0, "cpu").write()"""
+names = ("PERSON", "STEPS", "RATE", "NAMES", "GAMMA", "QUIET")
+record.Record("t", {name: globals()[name] for name in names}, 0, "cpu").write()"""
 
 
 def notebook(path, *cells, parameters_cell=CELL):
@@ -341,7 +342,7 @@ def test_a_run_ends_in_its_folder_once(small, runs, capsys):
 def test_a_run_that_lost_a_file_is_not_finished(tmp_path, capsys):
     """Emptied notebooks and deleted pictures were not noticed."""
     path = notebook(tmp_path / "n.ipynb", f"{WRITE}\nfrom pathlib import Path\nfrom lib.runs import folders\n"
-                    "import os\n(Path(os.environ[folders.RUNNER]) / 'picture.png').write_text('x')")  # fmt: skip
+                    "import os\n(Path(os.environ['WORKBOOK_RUN_FOLDER']) / 'picture.png').write_text('x')")  # fmt: skip
     values = parameters.resolve(path)
     folder, ran = runner.run(path, values)
     for spoil in (lambda: (folder / "picture.png").unlink(), lambda: (folder / "n.ipynb").write_text("")):
@@ -421,8 +422,7 @@ def test_a_long_temporary_folder_and_a_name_that_is_not_utf8(tmp_path, monkeypat
     assert runner.main([str(path)]) == 0
     path = path.rename(tmp_path / os.fsdecode(b"n\xff.ipynb"))
     assert runner.main([str(path)]) == 1
-    says = capsys.readouterr().err
-    assert "Not a notebook" not in says and "Encode" in says
+    assert "Name is not UTF-8" in capsys.readouterr().err
 
 
 def test_a_list_that_nobody_reads_to_its_end_is_no_error():
