@@ -66,7 +66,11 @@ class SeveralFacesError(FaceError):
 
 
 class NotThePersonError(FaceError):
-    """Nobody in a photograph resembles the references."""
+    """Nobody in a photograph resembles the references, or a reference does not resemble the others."""
+
+
+class IdentityWarning(UserWarning):
+    """A picture that may show somebody else than the references."""
 
 
 class PackError(WorkbookError, OSError):
@@ -89,8 +93,8 @@ class RecipeError(WorkbookError, ValueError):
     """A degradation recipe that does not exist or cannot be read."""
 
 
-class DrawError(WorkbookError, ValueError):
-    """A saved degradation draw of another version, incomplete, or out of range."""
+class DegradationError(WorkbookError, ValueError):
+    """Degradation settings that are of another version, incomplete, or out of range."""
 
 
 class SeedError(WorkbookError, ValueError):

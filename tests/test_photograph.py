@@ -8,9 +8,9 @@ import torch
 from lib.errors import FaceError, NoFaceError, NotThePersonError, SeveralFacesError
 from lib.images import to_tensor
 from lib.people import alignment, procedural
-from lib.people.person import load_person
+from lib.people.person import load_folder
 from lib.people.picture_files import save_picture
-from lib.restoration import photographs
+from lib.restoration import person_identity, photographs
 from lib.studies import arms, person
 
 SIZE = 128
@@ -78,12 +78,12 @@ def test_others_are_left_or_restored_blind_and_the_person_always_lies_on_top(sce
 
 def test_a_restored_crop_is_laid_back_where_it_was_cut_with_others_left_or_restored(scene):
     photo, references = scene
-    found = photographs.find(photo, references, "people", size=SIZE)
-    assert found.person == 1 and found.alike.argmax() == 1 and found.crops.shape == (2, 3, SIZE, SIZE)
+    found = photographs.find_person(photo, references, "people", size=SIZE)
+    assert found.person == 1 and found.identities.argmax() == 1 and found.crops.shape == (2, 3, SIZE, SIZE)
     green = torch.tensor([0.0, 255.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, SIZE, SIZE) / 127.5 - 1
-    left = photographs.lay_back(photo, green, found.matrices[1])
+    left = photographs.paste_person(photo, green, found.matrices[1])
     assert left[140, 100].tolist() == [0, 255, 0] and np.array_equal(left[:, 250:], photo[:, 250:])
-    both = photographs.lay_back(photo, green, found.matrices[1], painted((0.0, 0.0, 255.0)), "people")
+    both = photographs.paste_person(photo, green, found.matrices[1], painted((0.0, 0.0, 255.0)), "people")
     assert both[140, 100].tolist() == [0, 255, 0] and both[150, 370].tolist() == [0, 0, 255]
     assert np.array_equal(
         both, restored(scene, painted((0.0, 255.0, 0.0)), painted((0.0, 0.0, 255.0)), others="blind")[0]
@@ -109,8 +109,8 @@ def folder_of(scene, where):
 def test_of_several_faces_in_an_input_the_person_is_restored_and_laid_back(scene, tmp_path):
     folder = folder_of(scene, tmp_path / "ada")
     with pytest.raises(SeveralFacesError):
-        load_person(folder, SIZE, "people")
-    assert len(load_person(folder, SIZE, "people", "largest").inputs) == 2
+        load_folder(folder, SIZE, "people")
+    assert len(load_folder(folder, SIZE, "people", "largest").inputs) == 2
     who = person.case(str(folder), arms.Plan(shots=2), SIZE, pack="people", scorer="people")
     assert who.stems == ["alone", "both"] and (who.degraded[0] - who.degraded[1]).abs().mean() < 0.02  # she, in both
     crops = torch.tensor([250.0, 20.0, 60.0]).view(1, 3, 1, 1).expand(2, 3, SIZE, SIZE) / 127.5 - 1
@@ -169,5 +169,5 @@ def _unlike(photo, references):
     crop = to_tensor(alignment.warp(photo, alignment.similarity(face.points, alignment.template(SIZE)), SIZE)[None])
     return (
         float(identity.to_references(identity.embed(crop, "people"), identity.embed(references, "people")))
-        < photographs.ALIKE - 0.02
+        < person_identity.LEAST - 0.02
     )
