@@ -1,12 +1,13 @@
 # The commands of the workbook; `make` alone lists them.
 #   PYTHON=python3.12   another interpreter       PERSON=people:1249   another person
-#   FORCE=1             run a finished run again  ARGS="-p DEVICE cuda"  anything else for python -m lib.run
+#   FORCE=1             run a finished run again  ARGS="-p DEVICE cuda"  anything else for python -m lib.run (or JupyterLab)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help environment workbook test lab study
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
+export OMP_WAIT_POLICY ?= PASSIVE  # spinning threads of torch make a busy machine 15 times slower
 
 # An interpreter will do when it is 3.11 or 3.12 and can make environments (Debian packs that apart).
 SUITS := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
@@ -36,11 +37,12 @@ $(VENV)/.installed: pyproject.toml
 workbook: environment ## restore a degraded face blind and personalised (notebook 00, minutes); PERSON=people:1249 for another
 	$(RUN) notebooks/00_start_here.ipynb $(OPTIONS)
 
-test: environment ## run the unit tests, then execute every notebook again and compare its outputs (nbval, strict)
+test: environment ## check the style, run the unit tests, then execute every notebook again and compare its outputs (nbval, strict)
+	$(PY) -m ruff check lib tests
 	$(PY) -m pytest --nbval tests notebooks
 
-lab: environment ## open the workbook in JupyterLab
-	$(PY) -m jupyterlab notebooks/00_start_here.ipynb
+lab: environment ## open working copies of the notebooks in JupyterLab; on a server ARGS="--allow-root --no-browser --ip 0.0.0.0"
+	$(PY) -m lib.runs.lab $(ARGS)
 
 study: environment ## run the six arms on many people (params/study.yaml, tens of minutes)
 	$(RUN) notebooks/03_dual_pivot_ablation.ipynb -f params/study.yaml $(OPTIONS)

@@ -1,4 +1,4 @@
-"""Figures: every picture of the workbook is drawn here, at a fixed size and 100 dots an inch, with an alternative text."""
+"""Figures: every picture of the workbook is drawn here, at a fixed size, 100 dots an inch, with an alternative text."""
 
 import cv2
 import matplotlib.pyplot as plt
@@ -13,7 +13,7 @@ OUTCOMES = {"reproduced": ("#0072B2", "o"), "contradicted": ("#D55E00", "X"), "o
 
 
 def as_bytes(picture) -> np.ndarray:
-    """One picture as uint8 (H, W, 3): an array as it is, a float tensor (3, H, W) in [-1, 1] by `lib.images.to_uint8`."""
+    """One picture as uint8 (H, W, 3): an array as it is, a float tensor (3, H, W) in [-1, 1] by `to_uint8`."""
     return picture if isinstance(picture, np.ndarray) else to_uint8(picture)[0]
 
 
@@ -164,14 +164,12 @@ def bars(table, label, lines):
     axis.set_ylabel("")
     if axis.get_legend():
         axis.legend(fontsize=8, reverse=True)
-    names = ", ".join(
-        f"{name} {', '.join(f'{value:.3g}' for value in row)}" for name, row in zip(table.index, table.values)
-    )
-    return described(figure, f"Bars, {label}: {names}")
+    names = [f"{name} {', '.join(f'{value:.3g}' for value in row)}" for name, row in zip(table.index, table.values)]
+    return described(figure, f"Bars, {label}: {'; '.join(names)}")
 
 
 def claim(words, holds, strict=True):
-    """Prints a claim, or that it does not hold here; where `strict`, as in the committed run, that is an AssertionError."""
+    """Prints a claim, or that it does not hold here; where `strict` (the committed run) that is an AssertionError."""
     assert holds or not strict, f"no longer holds: {words}"
     print(words if holds else f"does not hold here: {words}")
 

@@ -49,8 +49,9 @@ def make(folder):
         if paths.disk_full(error):
             raise
         raise RunError(
-            f"Cannot write to {paths.display_path(folder)}: {error.strerror}. Remedy: make {paths.display_path(paths.RUNS)} "
-            "a folder that you may write to, or name another one in the environment variable WORKBOOK_RUNS."
+            f"Cannot write to {paths.display_path(folder)}: {error.strerror}. "
+            f"Remedy: make {paths.display_path(paths.RUNS)} a folder that you may write to, "
+            "or name another one in the environment variable WORKBOOK_RUNS."
         ) from None
 
 

@@ -90,7 +90,8 @@ def _parameter(node, tail, notebook):
         ) from None
     if not comment.startswith("#"):
         raise NotebookError(
-            f"Parameter without a comment: {name} in {paths.display_path(notebook)}. Remedy: say on its line what it means."
+            f"Parameter without a comment: {name} in {paths.display_path(notebook)}. "
+            "Remedy: say on its line what it means."
         )
     return Parameter(name, kind, default, required, comment.lstrip("# "))
 
@@ -195,7 +196,8 @@ def from_file(path, notebook):
     meant = meant if isinstance(meant, list) else [meant]
     if notebook.stem not in meant:
         raise ParameterError(
-            f"Params file is for {' and '.join(map(str, meant))}, not {notebook.stem}: {path}. Remedy: run that notebook with it."
+            f"Params file is for {' and '.join(map(str, meant))}, not {notebook.stem}: {path}. "
+            "Remedy: run that notebook with it."
         )
     own = declared(notebook)
     others = {name for other in meant if other != notebook.stem for name in declared(find(other))}

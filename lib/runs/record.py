@@ -118,8 +118,8 @@ class Record:
         ]
         if changed:
             raise RecordError(
-                f"{changed[0]} is {self._variables[changed[0]]!r} now, and was {self.parameters[changed[0]]!r} when the "
-                "record was begun. Remedy: run the whole notebook again (Run All)."
+                f"{changed[0]} is {self._variables[changed[0]]!r} now, and was {self.parameters[changed[0]]!r} "
+                "when the record was begun. Remedy: run the whole notebook again (Run All)."
             )
 
 
@@ -142,7 +142,7 @@ def peak_memory():
 
 
 def peak_during(work):
-    """The most memory that this process held while `work()` ran, in bytes; 0 where the system (not Linux) cannot tell."""
+    """The most memory that this process held while `work()` ran, in bytes; 0 where the system cannot tell."""
     _forgotten.append(peak_memory())
     try:
         FRESH.write_text("5")

@@ -45,14 +45,14 @@ def run(notebook, values, force=False):
         partial = _execute(notebook, values, folder)
         finished = pages.described(pages.still(parameters.load(partial)))
         pages.write_html(finished, folder / f"{notebook.stem}.html")
-        finished.metadata.workbook = {"files": _files(folder, but=partial)}
+        finished.metadata.workbook = {"files": _files(folder, but=(partial, folder / notebook.name))}
         _write(finished, partial)
         os.replace(partial, folder / notebook.name)  # last: this file says that the run is finished
     return folder, True
 
 
 def refresh(notebook):
-    """Runs a committed notebook anew with its defaults and stores it in its place, tidied. Raises RunError, NoSpaceError."""
+    """Runs a committed notebook anew with its defaults and stores it in its place. Raises RunError, NoSpaceError."""
     if record.commit().get("dirty"):
         print("Note: the working tree has uncommitted changes, so this run's record says dirty.", file=sys.stderr)
     folder = paths.child(paths.RUNS, "refresh", notebook.stem)
@@ -65,7 +65,7 @@ def refresh(notebook):
 
 def _files(folder, but):
     """The files below a run folder and their sizes, dict of relative name to bytes."""
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != but]
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file not in but]
     return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
 
 
