@@ -7,7 +7,8 @@ SHELL := /bin/bash
 .PHONY: help environment workbook test lab study
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
-export OMP_WAIT_POLICY ?= PASSIVE  # spinning threads of torch make a busy machine 15 times slower
+# Threads of torch that spin while they wait make a step 15 times slower beside another busy process.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 # An interpreter will do when it is 3.11 or 3.12 and can make environments (Debian packs that apart).
 SUITS := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
@@ -22,15 +23,16 @@ help: ## list the targets
 
 environment: $(VENV)/.installed ## make .venv with the versions pinned in pyproject.toml (2 to 3 minutes, about 2 GB)
 
+# constraints.txt holds the versions of what our requirements require in turn.
 # torch goes first: it is the large one, and where a CPU build is offered (an index, a folder of wheels) it is taken alone.
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml constraints.txt
 	@if ! "$(or $(PYTHON),false)" -c '$(SUITS)' 2>/dev/null; then \
 	  echo "Wrong Python: '$(or $(PYTHON),none found)'. Remedy: install Python 3.11 or 3.12 with its venv module" >&2; \
 	  echo "(Debian, Ubuntu: apt install python3.11-venv), or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; fi
 	@echo "Installing into $(VENV) with $(PYTHON): 2 to 3 minutes ..."
 	"$(PYTHON)" -m venv $(VENV)
-	$(PY) -m pip install --quiet "$$(sed -nE 's/^ *"(torch==[^"]*)".*/\1/p' pyproject.toml)"
-	$(PY) -m pip install --quiet --editable .
+	$(PY) -m pip install --quiet --constraint constraints.txt "$$(sed -nE 's/^ *"(torch==[^"]*)".*/\1/p' pyproject.toml)"
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable .
 	$(PY) -m pip check
 	@touch $@
 
@@ -38,7 +40,7 @@ workbook: environment ## restore a degraded face blind and personalised (noteboo
 	$(RUN) notebooks/00_start_here.ipynb $(OPTIONS)
 
 test: environment ## check the style, run the unit tests, then execute every notebook again and compare its outputs (nbval, strict)
-	$(PY) -m ruff check lib tests
+	$(PY) -m ruff check lib tests conftest.py
 	$(PY) -m pytest --nbval tests notebooks
 
 lab: environment ## open working copies of the notebooks in JupyterLab; on a server ARGS="--allow-root --no-browser --ip 0.0.0.0"

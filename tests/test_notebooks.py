@@ -152,7 +152,7 @@ def test_the_strict_check_sees_a_changed_number_and_only_that(tmp_path):
             "no:cacheprovider",
             "-q",
             "-rA",
-            "tests/conftest.py",
+            "conftest.py",
             str(tmp_path / "n.ipynb"),
         ],
         cwd=paths.ROOT,

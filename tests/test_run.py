@@ -439,7 +439,7 @@ def test_a_list_that_nobody_reads_to_its_end_is_no_error():
 
 
 def test_a_users_own_openmp_setting_reaches_the_kernel(tmp_path, monkeypatch):
-    path = notebook(tmp_path / "n.ipynb", "import os\nprint(os.environ['OMP_WAIT_POLICY'])", WRITE)
+    path = notebook(tmp_path / "n.ipynb", "import lib, os\nprint(os.environ['OMP_WAIT_POLICY'])", WRITE)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     for steps, own in enumerate(("PASSIVE", "ACTIVE")):
         folder, _ = runner.run(path, {**parameters.resolve(path), "STEPS": steps})

@@ -22,7 +22,6 @@ from lib.errors import NoSpaceError, NotebookError, RecordError, RunError, exit_
 from lib.runs import folders, pages, parameters, ranges, record
 
 LONGEST_SOCKETS = 85  # characters of a folder; with the names in it, a Unix socket's path may have 107
-KERNEL = {"OMP_WAIT_POLICY": "PASSIVE"}  # spinning threads make a step 15 times slower beside another busy process
 STOPPING = ("SIGTERM", "SIGHUP")  # they end a run as Ctrl-C does
 
 
@@ -136,9 +135,8 @@ def _execute(notebook, values, folder):
 def _papermill(partial, home, folder):
     """Executes a notebook in its place, saved after each cell; `home` is the kernel's working folder."""
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    environment = {name: value for name, value in KERNEL.items() if name not in os.environ}
     path = str(partial).replace("{", "{{").replace("}", "}}")  # papermill fills in names in braces
-    with _environment(environment | {folders.RUNNER: str(folder)}), _transport() as transport:
+    with _environment({folders.RUNNER: str(folder)}), _transport() as transport:
         papermill.execute_notebook(
             path,
             path,
