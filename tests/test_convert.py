@@ -1,4 +1,4 @@
-"""Conversion of published weights: every layout by its shapes at full size and by its values at reduced width; errors."""
+"""Conversion of published weights: layouts by their shapes at full size, by their values at reduced width; errors."""
 
 import collections
 import json
@@ -69,7 +69,7 @@ def base_state(made):
 
 
 def write_folder(made, folder):
-    """SD 2.1 as the mirrors have it: old names of autoencoder and text encoder, sizes of other models, another sampler."""
+    """SD 2.1 as the mirrors have it: old names in vae and text encoder, sizes of other models, another sampler."""
     parts = {
         part: checkpoint_layouts.convert_part(part, state.state_dict(), "original")
         for part, state in (("unet", made.unet), ("vae", made.vae), ("text_encoder", made.text))
@@ -661,7 +661,8 @@ def test_an_incomplete_base_folder_says_what_is_missing_and_where_to_get_it(file
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink(), (folder / "tokenizer" / "merges.txt").unlink()
     refused(
         [str(folder)],
-        r"Missing: unet/diffusion_pytorch_model.safetensors \(3.46 GB\), tokenizer/merges.txt \(0.5 MB\). Remedy.*sd2-community",
+        r"Missing: unet/diffusion_pytorch_model.safetensors \(3.46 GB\), tokenizer/merges.txt \(0.5 MB\). "
+        "Remedy.*sd2-community",
         tmp_path / "system",
     )
     refused([str(tmp_path)], "neither a diffusers folder nor a tokenizer.*Remedy", tmp_path / "system")
@@ -711,8 +712,8 @@ def test_parts_of_different_models_are_refused(files, originals, tmp_path):
 def test_parts_without_a_source_and_sources_without_a_part(files, tmp_path):
     refused(
         sources(files, "v1_face.pth"),
-        r"parts without a source: unet, vae, text_encoder, tokenizer, cleaner. Remedy: .*face_swinir_v1.ckpt \(0.1 GB at "
-        r"https://huggingface.co/lxq007/DiffBIR\).*unet/diffusion_pytorch_model.safetensors \(3.46 GB\)",
+        r"parts without a source: unet, vae, text_encoder, tokenizer, cleaner. Remedy: .*face_swinir_v1.ckpt "
+        r"\(0.1 GB at https://huggingface.co/lxq007/DiffBIR\).*unet/diffusion_pytorch_model.safetensors \(3.46 GB\)",
         tmp_path / "system",
     )
     refused(
