@@ -8,7 +8,7 @@ import torch
 
 from lib import paths
 from lib.errors import WeightsError
-from lib.models import download
+from lib.models import weight_files
 
 RELEASES = "https://github.com/{}/releases/download/{}"
 PUBLISHED = {  # arm: file, about how large, where; its weights are for non-commercial use (CodeFormer) or Apache-2.0 with exceptions (GFPGAN)
@@ -50,7 +50,7 @@ def opened(folder, size):
     return Baselines(
         here,
         {arm: absent[arm] for arm in PUBLISHED if arm in absent},
-        {arm: download.sha256(files[arm]) for arm in here},
+        {arm: weight_files.sha256(files[arm]) for arm in here},
     )
 
 
@@ -67,8 +67,8 @@ def _absent(arm, file):
 
 
 def _network(arm, file):
-    """What spandrel makes of a file, whose tensors are read by `download.read`: its own reader is not torch's restricted one."""
-    tensors, (spandrel, extra) = download.read(file), map(import_module, WANTED)
+    """What spandrel makes of a file, whose tensors are read by `weight_files.read`: its own reader is not torch's restricted one."""
+    tensors, (spandrel, extra) = weight_files.read(file), map(import_module, WANTED)
     extra.install(ignore_duplicates=True)  # CodeFormer, whose licence spandrel keeps apart
     try:
         found = spandrel.ModelLoader().load_from_state_dict(spandrel.canonicalize_state_dict(tensors))
