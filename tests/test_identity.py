@@ -165,3 +165,25 @@ def test_cosines():
     assert torch.allclose(
         identity.to_references(a / a.norm(dim=1, keepdim=True), references), torch.tensor([1.4, 1.0]) / 2**0.5
     )
+
+
+@pytest.mark.parametrize("count", identity.LANDMARK_OUTPUTS)
+def test_a_landmark_model_is_not_a_recogniser(tmp_path, count):
+    file = write_recogniser(tmp_path / "points.onnx", np.ones((3 * 16 * 16, count)), size=16)
+    with pytest.raises(errors.PackError, match="Not a recogniser.*landmarks"):
+        identity.embed(crops(1, 112), file)
+
+
+def test_the_shipped_landmark_model_is_not_a_scorer():
+    with pytest.raises(errors.PackError, match="Not a recogniser.*people-l.*Remedy"):
+        identity.check_scorer(identity.RECOGNISER.with_name("people-l.onnx"), real=False)
+
+
+def test_a_real_person_needs_a_recogniser_of_real_faces(file, tmp_path):
+    copy = tmp_path / "mine.onnx"
+    copy.write_bytes(identity.RECOGNISER.read_bytes())
+    for scorer in (None, "", "people", identity.RECOGNISER, copy):
+        with pytest.raises(errors.PackError, match="No recogniser of real faces.*Remedy"):
+            identity.check_scorer(scorer, real=True)
+        identity.check_scorer(scorer, real=False)
+    identity.check_scorer(file, real=True)

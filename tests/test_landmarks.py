@@ -363,7 +363,7 @@ LINE = np.column_stack([np.arange(68.0), 2 * np.arange(68.0) + 1])
         (LandmarkShapeError, (POINTS, GOAL, WEIGHTS[:2]), "every face"),
         (TooFewLandmarksError, (POINTS[:, :0], GOAL[:, :0]), "every face"),
         (LandmarkValueError, (spoilt(POINTS, (1, 5, 0), np.nan), GOAL), "restored points: face 1"),
-        (LandmarkValueError, (POINTS, spoilt(GOAL, (2, 5, 1), np.inf)), "truth points: face 2"),
+        (LandmarkValueError, (POINTS, spoilt(GOAL, (2, 5, 1), np.inf)), "ground truth points: face 2"),
         (LandmarkValueError, (spoilt(POINTS[0], (0, 0), np.nan), GOAL[0]), "the only face"),
         (LandmarkValueError, (POINTS[None], spoilt(GOAL, (2, 5, 1), -np.inf)[None]), r"face \(0, 2\)"),
         *(

@@ -196,8 +196,8 @@ def test_the_table_takes_a_real_pack(london):
     """Every metric of identity by the pack; landmarks have a reason, for this pack has no model of them."""
     neutral, smiling = (x[:4] for x in london)
     blurred = degrade.degrade(smiling, "codeformer", range(4))[0]
-    table = registry.measure(
-        smiling, neutral, blurred, neutral, pack=shared("models", "insightface", "models", "evalpack")
+    table = registry.measure_all(
+        smiling, neutral, blurred, neutral, scorer=shared("models", "insightface", "models", "evalpack")
     )
     value = table.groupby("metric").value.mean()
     print("\n", value.dropna().round(3).to_dict())
@@ -209,20 +209,3 @@ def test_the_table_takes_a_real_pack(london):
     )
     assert table[table.metric.isin(("l2_ld", "ald_eyes"))].reason.str.contains("No landmark model in the pack").all()
     assert table[table.metric.isin(("ms_ssim", "psnr", "identity", "gate"))].reason.eq("").all()
-
-
-# ---- landmarks ----
-
-
-def test_a_68_point_file_of_another_convention_finds_real_landmarks():
-    """PFLD (0..1, 112 px) in the faces of the pack; its error is its own: cropped and read by hand it errs alike."""
-    pack, file = shared("models", "insightface", "models", "evalpack"), shared("models", "pfld_68.onnx")
-    names = sorted(shared("real", "obama", "HQReferences").glob("*.png"))
-    x = to_tensor(np.stack([load_picture(name) for name in names]))
-    marks = shared("real", "obama", "HQReferences_Landmarks")
-    truth = torch.tensor(np.stack([np.loadtxt(marks / f"{name.name}.txt") for name in names]))
-    error = release_checks.landmark_error(find_landmarks(x, pack, file, unit=True, margin=1.0), truth)
-    print(f"PFLD on {len(names)} photographs: {error:.3f} of the distance between the eyes")
-    assert error < 0.12
-    with pytest.raises(PackError, match="No landmark model in the pack"):
-        find_landmarks(x[:1], pack)

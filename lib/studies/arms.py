@@ -8,7 +8,7 @@ from urllib.parse import quote
 from lib import checks, paths
 from lib.degradation.recipes import recipe_named
 from lib.errors import RangeError
-from lib.metrics import registry
+from lib.metrics import headline
 from lib.models import personal_weights
 from lib.models.precision import move_to_device
 from lib.models.system import AT_ONCE, RARE_TOKEN
@@ -157,7 +157,7 @@ def score(case, restored):
     rows = []
     for arm, pictures in {"input": case.degraded[None], **restored}.items():
         for seed, batch in enumerate(pictures):
-            for metric, values in registry.headline(batch, case.truth, case.references, case.scorer).items():
+            for metric, values in headline.headline_values(batch, case.truth, case.references, case.scorer).items():
                 rows += [
                     dict(person=case.name, arm=arm, shot=s, seed=seed, metric=metric, value=float(v))
                     for s, v in enumerate(values)
