@@ -168,7 +168,7 @@ def score(case, restored):
 def run(B, names, plan, folder, record, arms=tuple(ARMS), pack=None, scorer=None, others=baselines.NONE):
     """The study: every person tuned, restored and scored, one file each in `folder`, so that a rerun goes on where it stopped.
 
-    others: the baselines, `baselines.opened`, whose restorations are further arms. Every person is opened before the first is
+    others: the baselines, `baselines.open_baselines`, whose restorations are further arms. Every person is opened before the first is
     tuned. What was kept with another system, plan, scorer, or of other pictures is measured anew.
     Returns the tidy rows of all, and (case, restored) of the person tuned last, to be looked at.
     Raises RangeError without people, SplitError for people of two splits.
