@@ -93,8 +93,8 @@ class RecipeError(WorkbookError, ValueError):
     """A degradation recipe that does not exist or cannot be read."""
 
 
-class DrawError(WorkbookError, ValueError):
-    """A saved degradation draw of another version, incomplete, or out of range."""
+class DegradationError(WorkbookError, ValueError):
+    """Degradation settings that are of another version, incomplete, or out of range."""
 
 
 class SeedError(WorkbookError, ValueError):

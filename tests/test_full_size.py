@@ -24,7 +24,7 @@ from lib.people import procedural
 from lib.people.picture_files import load_picture, save_picture
 from lib.restoration import baselines
 from lib.restoration.sampling import generate
-from lib.runs import parameters, runner
+from lib.runs import folders, parameters, runner
 from lib.studies import arms, cost_counted, cost_timed, person, statistics
 from lib.training import pivots
 from lib.training.trainer import Tuning
@@ -159,7 +159,7 @@ def executed(words, home):
         patch.setenv("PYTHONPATH", str(home / "site"))  # where a stand-in of spandrel lies
         assert runner.main(words) == 0
     given = runner._arguments(words)
-    folder = runner.folder_of(notebook, parameters.resolve(notebook, given.file, given.parameter))
+    folder = folders.folder_of(notebook.stem, parameters.resolve(notebook, given.file, given.parameter))
     return SimpleNamespace(
         folder=folder, text=(folder / notebook.name).read_text(), **json.loads((folder / "record.json").read_text())
     )

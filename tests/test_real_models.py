@@ -171,7 +171,7 @@ def test_one_person_over_years_and_degraded(embed, london):
     references, web = pictures("obama", "HQReferences"), pictures("obama", "LQCrop")
     own, strangers = embed(references), embed(london[0])
     worse = {
-        recipe: embed(degrade.degrade(references, recipe, range(9))[0]) for recipe in ("codeformer", "tiny-extreme")
+        recipe: embed(degrade.degrade(references, recipe, range(9))) for recipe in ("codeformer", "tiny-extreme")
     }
     found = {
         "one person": others(own, own).mean(),
@@ -195,7 +195,7 @@ def test_one_person_over_years_and_degraded(embed, london):
 def test_the_table_takes_a_real_pack(london):
     """Every metric of identity by the pack; landmarks have a reason, for this pack has no model of them."""
     neutral, smiling = (x[:4] for x in london)
-    blurred = degrade.degrade(smiling, "codeformer", range(4))[0]
+    blurred = degrade.degrade(smiling, "codeformer", range(4))
     table = registry.measure_all(
         smiling, neutral, blurred, neutral, scorer=shared("models", "insightface", "models", "evalpack")
     )

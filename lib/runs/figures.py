@@ -1,4 +1,5 @@
 """Figures: every picture of the workbook passes here, at a fixed size and 100 dots an inch."""
+
 import cv2
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,8 +28,9 @@ def grid(rows: list, row_names: list, column_names: list, title: str | None = No
     """
     count, first = max(len(row) for row in rows), next(as_bytes(one) for row in rows for one in row if one is not None)
     if len(row_names) != len(rows) or len(column_names) != count:
-        raise ValueError(f"{len(rows)} rows of {count} pictures came with "
-                         f"{len(row_names)} row and {len(column_names)} column names.")
+        raise ValueError(
+            f"{len(rows)} rows of {count} pictures came with {len(row_names)} row and {len(column_names)} column names."
+        )
     tall, left = round(cell * first.shape[0] / first.shape[1]), _margin(row_names)
     top = LINE * (max(name.count("\n") for name in column_names) + 1 + 2 * bool(title))
     width, height = left + count * (cell + GAP), top + len(rows) * (tall + GAP)
@@ -67,7 +69,9 @@ def intervals(summary, arms, labels):
     summary: `statistics.summary`; arms: its rows to draw; labels: metric -> words. Returns a matplotlib figure.
     """
     labels = {metric: label for metric, label in labels.items() if metric in summary}  # without truth, identity alone
-    figure, axes = plt.subplots(1, len(labels), figsize=(9, 0.3 * len(arms) + 0.9), dpi=DPI, sharey=True, layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(labels), figsize=(9, 0.3 * len(arms) + 0.9), dpi=DPI, sharey=True, layout="constrained", squeeze=False
+    )
     axes = axes[0]
     for axis, (metric, label) in zip(axes, labels.items()):
         rows = summary.loc[arms[::-1]]
@@ -108,4 +112,7 @@ def claim(words, holds, strict=True):
 def markdown(table):
     """A pandas table, its index the first column, as Markdown."""
     table = table.reset_index().astype(str)
-    return "\n".join(f"| {' | '.join(line)} |" for line in [list(table.columns), ["---"] * len(table.columns), *table.values.tolist()])
+    return "\n".join(
+        f"| {' | '.join(line)} |"
+        for line in [list(table.columns), ["---"] * len(table.columns), *table.values.tolist()]
+    )

@@ -95,7 +95,7 @@ def timed(B, pictures, variants, tuning, rounds=3, part="G"):
     prompt, shots, degraded = (
         f"a photo of a {RARE_TOKEN} person",
         prepare(B, pictures, degradations=2),
-        degrade(pictures, "tiny", list(range(len(pictures))))[0],
+        degrade(pictures, "tiny", list(range(len(pictures)))),
     )
     works = {
         name: (lambda how=how: ours(B, shots, prompt, replace(tuning, **how), part)) for name, how in variants.items()

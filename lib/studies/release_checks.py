@@ -36,7 +36,7 @@ def measure(B, crowd, recipe="tiny", shots=4, steps=50):
     drawn = procedural.render([(p, p.shot(100 + k)) for p in crowd for k in range(shots)], B.size)
     clean, marks = to_tensor(drawn.pictures), torch.from_numpy(drawn.landmarks[::shots]).double()
     truth = clean[::shots]
-    degraded = degrade(truth, recipe, range(len(truth)))[0]
+    degraded = degrade(truth, recipe, range(len(truth)))
     blind = restore(B, degraded, seeds=range(len(truth)), steps=steps)
     found = {
         name: float(image.psnr(pictures.cpu(), truth).mean())

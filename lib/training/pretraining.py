@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from lib.degradation import degrade, recipes
+from lib.degradation.degrade import apply
+from lib.degradation.settings import sample
 from lib.models.system import CLASS_PROMPT
 from lib.people import procedural
 from lib.training.trainer import fit
@@ -72,8 +73,8 @@ def _render_job(job):
     degraded = []
     for n, picture in enumerate(portraits.pictures):
         seed = first * shots + n
-        recipe = recipes.RECIPES[MIXTURE[seed % len(MIXTURE)]]
-        degraded.append(degrade.apply(picture, degrade.draw(recipe, np.random.default_rng(seed), size)))
+        recipe = MIXTURE[seed % len(MIXTURE)]
+        degraded.append(apply(picture, sample(recipe, np.random.default_rng(seed), size)))
     return portraits.pictures, np.stack(degraded), portraits.landmarks, portraits.captions
 
 
