@@ -12,6 +12,7 @@ from lib.people import alignment, procedural
 from lib.people.person import load_folder
 from lib.people.picture_files import load_picture, save_picture
 from lib.restoration import person_identity, photographs
+from lib.studies import arms
 
 SIZE = 128
 
@@ -212,3 +213,21 @@ def _unlike(photo, references):
         float(identity.to_references(identity.embed(crop, "people"), identity.embed(references, "people")))
         < person_identity.LEAST - 0.02
     )
+
+
+def test_others_are_restored_by_the_blind_system(scene, tmp_path, monkeypatch):
+    folder = folder_of(scene, tmp_path / "ada")
+    who = load_folder(folder, SIZE, "people", find_person=photographs.PersonFinder("people", size=SIZE))
+    used = []
+
+    def black(arms, crops, plan, beside):
+        used.append((list(arms.values()), len(crops)))
+        return {arm: -torch.ones(1, *crops.shape) for arm in arms}
+
+    monkeypatch.setattr(arms, "restore_arms", black)
+    whole = arms.restored_photographs("B", who, who.inputs, "plan", "blind", "people")
+    assert used == [(["B"], 1)]  # the one other face of the two photographs
+    assert whole["both"][150, 370].tolist() == [0, 0, 0]
+    assert np.abs(whole["both"].astype(int) - scene[0])[60:220, 20:180].mean() < 4
+    with pytest.raises(FaceError, match="Remedy"):
+        arms.restored_photographs("B", who, who.inputs, "plan", "everybody", "people")
