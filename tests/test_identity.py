@@ -65,7 +65,7 @@ def test_a_recogniser_of_another_input_size(tmp_path):
 
 @pytest.mark.parametrize("size", [64, 128, 512])
 def test_template_crops_reach_the_published_template(tmp_path, size):
-    """Five outputs, each the brightness about one of insightface's five points: a spot on our template lights its own."""
+    """Each of five outputs is the brightness about one of insightface's points, which a spot on our template raises."""
     y, x = np.indices((112, 112))
     probes = [np.exp(-((x - px) ** 2 + (y - py) ** 2) / 8) for px, py in face_align.arcface_dst]
     probe = write_recogniser(tmp_path / "probe.onnx", np.stack([np.stack([p] * 3).ravel() for p in probes], 1))
@@ -144,6 +144,12 @@ def test_a_file_of_the_wrong_shape_is_named(tmp_path, reads, writes):
     file = _save(tmp_path / "odd.onnx", nodes, [("x", ["n", *reads])], [("y", ["n", *writes])], weights)
     with pytest.raises(errors.PackError, match="Not a recogniser.*Remedy"):
         identity.embed(crops(1, 112), file)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "~nosuchuser/pack", "~nosuchuser/rec.onnx", "a\0b"])
+def test_names_that_no_file_system_takes_are_refused(name):
+    with pytest.raises(errors.UnsafePathError, match="Remedy"):
+        identity.recogniser(name)
 
 
 def test_useless_embeddings_and_pictures_are_named(tmp_path, file):

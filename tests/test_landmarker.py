@@ -1,4 +1,4 @@
-"""Landmarks of aligned crops through insightface's classes: near the truth of drawn people, in pixels of the crop, named errors."""
+"""Landmarks of aligned crops through insightface's classes: near the ground truth of drawn people; named errors."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_where_there_is_no_face_there_are_no_points(crowd):
 
 
 def write_landmarks(path, points, size=192):
-    """A landmark model that answers with the same points (K, 2) whatever it sees."""
+    """A landmark model that returns the same points (K, 2) for every picture."""
     nodes = [
         helper.make_node("Flatten", ["x"], ["flat"]),
         helper.make_node("MatMul", ["flat", "none"], ["zero"]),
@@ -72,7 +72,7 @@ def write_landmarks(path, points, size=192):
 
 @pytest.fixture
 def red_face():
-    """A crop with one red cell, in which the detector of tiny_pack sees a face: a box of 180 pixels about the cell's left top corner."""
+    """A crop with a red cell, and that cell's left top corner, about which tiny_pack's detector has a box of 180 px."""
     x = torch.full((1, 3, 128, 128), -1.0)
     x[0, 0, 48:64, 64:80] = 1
     assert POINTS.shape == (5, 2)

@@ -1,4 +1,4 @@
-"""The table of metrics: against other implementations, closed forms and properties; every missing value has its reason."""
+"""Metrics against other implementations, closed forms and properties; every missing value has its reason."""
 
 import json
 import math
@@ -115,10 +115,12 @@ def test_ssim_of_two_even_pictures_is_its_term_of_light(a, b):
 
 @pytest.mark.parametrize("angle", [0.0, 7.0, 60.0, 90.0, 151.0])
 def test_embeddings_turned_by_a_known_angle(monkeypatch, angle):
-    """A picture's embedding here is an arrow whose direction, in half turns, is the picture's brightness."""
-    turned = lambda x, scorer=None: torch.stack(
-        [f(x.mean((1, 2, 3)) * math.pi) for f in (torch.cos, torch.sin)] + [0 * x[:, 0, 0, 0]], 1
-    )  # noqa: E731
+    """Here a picture's embedding is a unit vector whose direction, in half turns, is the picture's brightness."""
+
+    def turned(x, scorer=None):
+        direction = x.mean((1, 2, 3)) * math.pi
+        return torch.stack([direction.cos(), direction.sin(), 0 * direction], 1)
+
     monkeypatch.setattr(identity, "embed", turned)
     even = lambda *degrees: torch.tensor(degrees).view(-1, 1, 1, 1).expand(-1, 3, 128, 128) / 180  # noqa: E731
     found = values(even(10.0, angle), even(10.0, 0.0), even(20.0, 0.0), even(-10.0, 0.0, 10.0), only=ANGLES)
