@@ -269,15 +269,15 @@ def test_at_insightfaces_own_sizes_the_surest_face_is_the_face(crowd):
 def test_its_recogniser_tells_people_apart_from_detected_faces_as_from_aligned_crops(found, crowd):
     """insightface aligns by five detected points, the workbook by one fixed similarity; both recognise the people."""
     detected = torch.stack([torch.from_numpy(faces[0].normed_embedding) for faces in found])
-    fixed = identity.embeddings(to_tensor(crowd[0]))
+    fixed = identity.embed(to_tensor(crowd[0]))
     assert release_checks.auc(fixed, 2) > 0.995 and release_checks.auc(detected, 2) > 0.97
 
 
 def test_changing_the_packs_name_is_all_it_takes(crowd):
     x, y = to_tensor(crowd[0][:4]), to_tensor(crowd[0][1:5])
-    by_name = registry.measure(x, y, pack="people", only=("identity", "l2_ld"))
+    by_name = registry.measure_all(x, y, scorer="people", only=("identity", "l2_ld"))
     assert set(by_name.reason) == {""}
-    assert np.allclose(by_name.value, registry.measure(x, y, only=("identity", "l2_ld")).value, atol=1e-5)
+    assert np.allclose(by_name.value, registry.measure_all(x, y, only=("identity", "l2_ld")).value, atol=1e-5)
 
 
 @pytest.mark.parametrize("angle", [0, 12])

@@ -55,7 +55,7 @@ def measure(B, crowd, recipe="tiny", shots=4, steps=50):
         "blind distance": distance[0],
         "degraded distance": distance[1],
         "blind distance ratio": distance[0] / distance[1],
-        "recogniser AUC": auc(identity.embeddings(clean), shots),
+        "recogniser AUC": auc(identity.embed(clean), shots),
         **_points(find_landmarks(truth), marks),
         **_points(find_landmarks(degraded), marks, ", degraded"),
     }

@@ -3,7 +3,7 @@
 import pandas as pd
 from scipy import stats
 
-from lib.metrics import registry
+from lib.metrics import headline, registry
 from lib.restoration import baselines
 from lib.runs import figures
 from lib.studies.arms import ARMS
@@ -84,7 +84,7 @@ def verdicts(table):
     return pd.DataFrame(rows)
 
 
-def formatted(summary, labels=registry.LABEL):
+def formatted(summary, labels=headline.LABEL):
     """A `summary` rounded for reading: means, with the difference to blind and its interval in brackets."""
     out = pd.DataFrame(index=summary.index)
     for metric, label in [(m, label) for m, label in labels.items() if m in summary]:
