@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from lib.models.detector import STRIDES, Detector
 from lib.training.evaluation_pretraining import jitter
-from lib.training.trainer import fit
+from lib.training.pretraining import fit
 
 SIZES = ((14, 48), (32, 96), (64, 192), (128, 512))  # pixels of a face's larger side that each level answers for
 CANVAS = 192  # pixels: a training picture; other steps see a quarter as many of twice, a ninth of three times the side

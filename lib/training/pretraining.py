@@ -13,9 +13,10 @@ from tqdm.auto import tqdm
 
 from lib.degradation.degrade import apply
 from lib.degradation.settings import sample
+from lib.models.precision import Precision
 from lib.models.system import CLASS_PROMPT
 from lib.people import procedural
-from lib.training.trainer import fit
+from lib.training.trainer import Training, train
 
 CHUNK = 20  # people a worker renders at once
 MIXTURE = ("tiny", "tiny-heavy", "tiny", "tiny-heavy", "tiny-extreme")  # recipes that E and the cleaner are trained on
@@ -76,6 +77,24 @@ def _render_job(job):
         recipe = MIXTURE[seed % len(MIXTURE)]
         degraded.append(apply(picture, sample(recipe, np.random.default_rng(seed), size)))
     return portraits.pictures, np.stack(degraded), portraits.landmarks, portraits.captions
+
+
+def fit(name, modules, loss_of, *, steps, lr, seed=0, device="cpu", folder=None, every=500, amp=False, ema=0.9995):
+    """Train whole modules with warm-up and cosine decay, gradients clipped at 1; the averaged weights are kept.
+
+    Args: name, modules, as of `lib.training.trainer.train`; loss_of(generator), where the generator is on `device`;
+    steps, lr, seed, folder, every, ema, as of `Training`; amp, bfloat16. Returns the losses. Raises as `train`.
+    """
+    precision = Precision("bfloat16" if amp else "float32")
+    options = dict(steps=steps, lr=lr, seed=seed, folder=str(folder or ""), every=every, precision=precision)
+    for module in modules:
+        module.requires_grad_(True)
+
+    def on_device(g):
+        return loss_of(torch.Generator(device).manual_seed(g.initial_seed()))
+
+    training = Training(schedule="cosine", betas=(0.9, 0.99), clip=1.0, ema=ema, **options)
+    return train(name, modules, on_device, training)
 
 
 def fit_autoencoder(B, pool, *, batch=4, kl=1e-4, **options):
