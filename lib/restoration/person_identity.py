@@ -66,8 +66,8 @@ class PersonIdentity:
         low = [f"{name} {value:.2f}" for name, value in zip(names, values) if value < UNSURE_INPUT]
         if low:
             warnings.warn(
-                f"Perhaps not the person, or heavily degraded: identity of inputs with the references {', '.join(low)}. "
-                "Remedy: look at them; take away those that show somebody else.",
+                f"Perhaps not the person, or heavily degraded: identity of inputs with the references "
+                f"{', '.join(low)}. Remedy: look at them; take away those that show somebody else.",
                 IdentityWarning,
                 stacklevel=2,
             )

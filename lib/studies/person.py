@@ -7,7 +7,6 @@ from tqdm.auto import tqdm
 
 from lib import paths
 from lib.degradation.degrade import degrade
-from lib.errors import PackError
 from lib.images import to_tensor
 from lib.metrics import identity
 from lib.models.precision import Precision, move_to_device
@@ -53,11 +52,7 @@ def _procedural(name, recipe, size, references, inputs):
 
 def check_scorer(person):
     """Raises PackError for a real person without a recogniser of real faces: people-r knows procedural people only."""
-    if person.real and not person.scorer:
-        raise PackError(
-            f"No recogniser of real faces for {person.name}. Remedy: give SCORER an insightface pack (buffalo_l) or a "
-            "recogniser's .onnx file."
-        )
+    identity.check_scorer(person.scorer, person.real)
 
 
 def prior_pictures(count, size=128):
