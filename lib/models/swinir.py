@@ -62,7 +62,11 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x, index, mask=None):
-        """Args: x, (N * windows, T, width); index, (T, T) rows of the table; mask, (windows, T, T). Returns x's shape."""
+        """Attend within windows.
+
+        Args: x, (N * windows, T, width); index, (T, T) rows of the table; mask, (windows, T, T), added to the scores.
+        Returns the shape of x.
+        """
         joint = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (N * windows, T, 3, heads, width / heads)
         q, k, v = joint.permute(2, 0, 3, 1, 4)  # (N * windows, heads, T, width / heads) each
         bias = self.relative_position_bias_table[index].permute(2, 0, 1)
@@ -73,7 +77,10 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Window attention and two linear layers, each after normalisation. Every second block shifts its windows by half."""
+    """Window attention and two linear layers, each after normalisation.
+
+    Every second block of a group shifts its windows by half their side.
+    """
 
     def __init__(self, width, heads, side, mlp_width, shift):
         super().__init__()
@@ -85,7 +92,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x, index, mask):
-        """Args: x, (N, H, W, width), H and W multiples of the window's side. Returns the same shape."""
+        """Apply the block to maps (N, H, W, width), H and W multiples of the window's side. Returns the same shape."""
         y = self.norm1(x).roll((-self.shift, -self.shift), (1, 2))
         y = self.attn(split_windows(y, self.side), index, mask if self.shift else None)
         x = x + merge_windows(y, self.side, *x.shape[1:3]).roll((self.shift, self.shift), (1, 2))
@@ -102,7 +109,7 @@ class Group(nn.Module):
         self.conv = _conv(width, width)
 
     def forward(self, x, index, mask):
-        """Args: x, (N, H, W, width). Returns the same shape."""
+        """Apply the group to maps (N, H, W, width). Returns the same shape."""
         y = x
         for block in self.residual_group["blocks"]:
             y = block(y, index, mask)
@@ -126,7 +133,10 @@ class SwinIR(ModelMixin, ConfigMixin):
         self.conv_hr, self.conv_last = _conv(features, features), _conv(features, 3)
 
     def forward(self, x):
-        """Args: x, (N, 3, H, W) RGB in [0, 1], H and W multiples of fold * window. Returns the same shape, unclamped."""
+        """Clean pictures whose sides are multiples of fold * window.
+
+        Args: x, (N, 3, H, W) RGB in [0, 1]. Returns the same shape, not clamped.
+        """
         mean = torch.tensor(MEAN).view(1, 3, 1, 1).to(x)
         shallow = self.conv_first(x - mean)
         y = self.conv_before_upsample(shallow + self.conv_after_body(self._deep(shallow)))
