@@ -53,7 +53,7 @@ def write_detector(folder):
 
 
 def write_recogniser(path, weights, size=112, batch="n"):
-    """Write a linear recogniser, the flattened input (3, size, size) times weights (3 * size^2, D); returns its path."""
+    """Write a linear recogniser: the flattened input (3, size, size) times weights (3 * size^2, D). Return its path."""
     nodes = [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["y"])]
     return _save(
         path,
