@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lib.errors import WeightsError
-from lib.models import download
+from lib.models import weight_files
 from lib.restoration import baselines
 
 SIZE = 16
@@ -64,7 +64,7 @@ def both(tmp_path, spandrel):
 def test_the_files_of_a_folder_are_loaded_and_hashed(both, tmp_path):
     assert list(both.networks) == list(baselines.PUBLISHED) == list(SIGNS) and not both.absent
     assert both.files == {
-        arm: download.sha256(tmp_path / "weights" / file) for arm, (file, *_) in baselines.PUBLISHED.items()
+        arm: weight_files.sha256(tmp_path / "weights" / file) for arm, (file, *_) in baselines.PUBLISHED.items()
     }
     assert not any(network.training for network in both.networks.values())
 

@@ -19,7 +19,7 @@ from tiny_pack import write_recogniser
 from lib import paths
 from lib.errors import PersonalWeightsError, RangeError, WeightsError
 from lib.metrics import headline, pyiqa_metrics
-from lib.models import download, personal_weights, precision, system
+from lib.models import weight_files, personal_weights, precision, system
 from lib.people import procedural
 from lib.people.picture_files import load_picture, save_picture
 from lib.restoration import baselines
@@ -110,7 +110,7 @@ def here(word, home):
 def download(words, files, home):  # noqa: F811
     """Stands for `hf download OWNER/MODEL FILE --local-dir FOLDER`, which needs a network: as far as the published file is known."""
     model, name, option, folder = words
-    assert option == "--local-dir" and download.PUBLISHED[name][1].endswith(f"/{model}")
+    assert option == "--local-dir" and weight_files.PUBLISHED[name][1].endswith(f"/{model}")
     (home / folder).mkdir(exist_ok=True)
     (home / folder / name).write_bytes((files / name).read_bytes())
 
@@ -181,7 +181,7 @@ def test_the_system_was_written_with_the_hashes_of_its_files(done, home):
     B = system.load(home / "weights" / "sd21-diffbir")
     assert (B.size, B.fold, B.tokenizer.model_max_length) == (SIZE, 1, 77)
     facts = {file["file"]: file["sha256"] for source in B.provenance["sources"] for file in source["files"]}
-    assert download.sha256(home / "weights" / "v1_face.pth") in facts.values() and len(facts) > 5
+    assert weight_files.sha256(home / "weights" / "v1_face.pth") in facts.values() and len(facts) > 5
 
 
 def test_both_pivots_are_tuned_restored_and_measured(done, home):
@@ -216,7 +216,7 @@ def test_absent_baselines_say_so_in_the_tables(done):
 def test_baselines_that_are_here_are_restored_measured_and_recorded(done, home):
     one, (file, *_) = done[2], baselines.PUBLISHED["GFPGAN"]
     assert {row["arm"] for row in one.metrics} == {"input", "blind", *baselines.PUBLISHED, "swap + model pivot"}
-    assert one.loaded["GFPGAN"] == download.sha256(home / "baselines" / file)
+    assert one.loaded["GFPGAN"] == weight_files.sha256(home / "baselines" / file)
     given, made = (
         load_picture(folder / name)
         for folder, name in ((home / "somebody" / "inputs", "0.png"), (one.folder / "restored", "0-GFPGAN.png"))

@@ -299,7 +299,7 @@ def test_prior_pictures_are_of_training_people(monkeypatch):
 def shipped(tmp_path_factory):
     torch.manual_seed(3)
     folder = tmp_path_factory.mktemp("judges")
-    export_onnx.ship(
+    export_onnx.export_networks(
         folder,
         evaluation_networks.Recogniser(to_arcface()).eval(),
         evaluation_networks.Perceptual(evaluation_networks.Features(4)).eval(),

@@ -7,7 +7,7 @@ import torch
 
 from lib import paths
 from lib.errors import WeightsError
-from lib.models import download
+from lib.models import weight_files
 
 RELEASES = "https://github.com/{}/releases/download/{}"
 # name: file, its size, its address. CodeFormer's weights are for non-commercial use; GFPGAN's are Apache-2.0 with
@@ -52,7 +52,7 @@ def open_baselines(folder, size):
         if reason:
             absent[name] = reason
         else:
-            networks[name], files[name] = model.model.eval().requires_grad_(False), download.sha256(path)
+            networks[name], files[name] = model.model.eval().requires_grad_(False), weight_files.sha256(path)
     return Baselines(networks, absent, files)
 
 
@@ -73,8 +73,8 @@ def _why_absent(name, file):
 
 
 def _load(name, file):
-    """spandrel's model of a file. `download.read` reads its tensors, because spandrel's own reader is not safe."""
-    tensors = download.read(file)
+    """spandrel's model of a file. `weight_files.read` reads its tensors, because spandrel's own reader is not safe."""
+    tensors = weight_files.read(file)
     spandrel, extra = (import_module(package) for package in PACKAGES)
     extra.install(ignore_duplicates=True)  # adds CodeFormer, whose licence spandrel keeps apart
     remedy = f"Remedy: fetch it again from {PUBLISHED[name][2]}."

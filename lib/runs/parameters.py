@@ -4,6 +4,7 @@ import ast
 import copy
 import difflib
 import math
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,10 @@ class Parameter:
 
 def find(name):
     """The path of a notebook, given as a path or by its name. Raises NotebookError naming those there are."""
+    try:
+        os.fspath(name).encode()
+    except UnicodeEncodeError:
+        raise NotebookError(f"Name is not UTF-8: {name!a}. Remedy: rename the notebook.") from None
     for path in (Path(name), paths.NOTEBOOKS / f"{Path(name).stem}.ipynb"):
         if path.suffix == ".ipynb" and path.is_file():
             return path.resolve()
@@ -44,19 +49,17 @@ def load(notebook):
     """The notebook as nbformat reads it. Raises NotebookError where it is no notebook."""
     try:
         return nbformat.read(notebook, as_version=4)
-    except (
-        ValueError,
-        AttributeError,
-        KeyError,
-        nbformat.ValidationError,
-    ) as error:  # what nbformat raises for other JSON, and for none
+    except (ValueError, AttributeError, KeyError, nbformat.ValidationError) as error:  # for other JSON, and for none
         raise NotebookError(
             f"Not a notebook: {paths.display_path(notebook)}: {error}. Remedy: restore the file from git."
         ) from None
 
 
 def declared(notebook):
-    """The notebook's parameters, dict of name to Parameter, in order. Raises NotebookError where the cell breaks the contract."""
+    """The notebook's parameters, dict of name to Parameter, in order; comment lines between them group them.
+
+    Raises NotebookError where the cell breaks the contract.
+    """
     cells = [cell for cell in load(notebook).cells if "parameters" in cell.metadata.get("tags", [])]
     if len(cells) != 1:
         raise NotebookError(
@@ -87,7 +90,8 @@ def _parameter(node, tail, notebook):
         ) from None
     if not comment.startswith("#"):
         raise NotebookError(
-            f"Parameter without a comment: {name} in {paths.display_path(notebook)}. Remedy: say on its line what it means."
+            f"Parameter without a comment: {name} in {paths.display_path(notebook)}. "
+            "Remedy: say on its line what it means."
         )
     return Parameter(name, kind, default, required, comment.lstrip("# "))
 
@@ -192,7 +196,8 @@ def from_file(path, notebook):
     meant = meant if isinstance(meant, list) else [meant]
     if notebook.stem not in meant:
         raise ParameterError(
-            f"Params file is for {' and '.join(map(str, meant))}, not {notebook.stem}: {path}. Remedy: run that notebook with it."
+            f"Params file is for {' and '.join(map(str, meant))}, not {notebook.stem}: {path}. "
+            "Remedy: run that notebook with it."
         )
     own = declared(notebook)
     others = {name for other in meant if other != notebook.stem for name in declared(find(other))}

@@ -1,4 +1,7 @@
-"""The run record: what was run, on what, for how long, and every metric of every picture. Tables are made from records only."""
+"""The run record: what was run, on what, for how long, and every metric of every picture.
+
+Tables are made from records only.
+"""
 
 import json
 import math
@@ -115,8 +118,8 @@ class Record:
         ]
         if changed:
             raise RecordError(
-                f"{changed[0]} is {self._variables[changed[0]]!r} now, and was {self.parameters[changed[0]]!r} when the "
-                "record was begun. Remedy: run the whole notebook again (Run All)."
+                f"{changed[0]} is {self._variables[changed[0]]!r} now, and was {self.parameters[changed[0]]!r} "
+                "when the record was begun. Remedy: run the whole notebook again (Run All)."
             )
 
 
@@ -139,7 +142,7 @@ def peak_memory():
 
 
 def peak_during(work):
-    """The most memory that this process held while `work()` ran, in bytes; 0 where the system cannot tell (it is not Linux)."""
+    """The most memory that this process held while `work()` ran, in bytes; 0 where the system cannot tell."""
     _forgotten.append(peak_memory())
     try:
         FRESH.write_text("5")

@@ -22,7 +22,6 @@ from lib.errors import NoSpaceError, NotebookError, RecordError, RunError, exit_
 from lib.runs import folders, pages, parameters, ranges, record
 
 LONGEST_SOCKETS = 85  # characters of a folder; with the names in it, a Unix socket's path may have 107
-KERNEL = {"OMP_WAIT_POLICY": "PASSIVE"}  # spinning threads make a step 15 times slower beside another busy process
 STOPPING = ("SIGTERM", "SIGHUP")  # they end a run as Ctrl-C does
 
 
@@ -45,14 +44,14 @@ def run(notebook, values, force=False):
         partial = _execute(notebook, values, folder)
         finished = pages.described(pages.still(parameters.load(partial)))
         pages.write_html(finished, folder / f"{notebook.stem}.html")
-        finished.metadata.workbook = {"files": _files(folder, but=partial)}
+        finished.metadata.workbook = {"files": _files(folder, but=(partial, folder / notebook.name))}
         _write(finished, partial)
         os.replace(partial, folder / notebook.name)  # last: this file says that the run is finished
     return folder, True
 
 
 def refresh(notebook):
-    """Runs a committed notebook anew with its defaults and stores it in its place, tidied. Raises RunError, NoSpaceError."""
+    """Runs a committed notebook anew with its defaults and stores it in its place. Raises RunError, NoSpaceError."""
     if record.commit().get("dirty"):
         print("Note: the working tree has uncommitted changes, so this run's record says dirty.", file=sys.stderr)
     folder = paths.child(paths.RUNS, "refresh", notebook.stem)
@@ -65,7 +64,7 @@ def refresh(notebook):
 
 def _files(folder, but):
     """The files below a run folder and their sizes, dict of relative name to bytes."""
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != but]
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file not in but]
     return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
 
 
@@ -136,9 +135,8 @@ def _execute(notebook, values, folder):
 def _papermill(partial, home, folder):
     """Executes a notebook in its place, saved after each cell; `home` is the kernel's working folder."""
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    environment = {name: value for name, value in KERNEL.items() if name not in os.environ}
     path = str(partial).replace("{", "{{").replace("}", "}}")  # papermill fills in names in braces
-    with _environment(environment | {folders.RUNNER: str(folder)}), _transport() as transport:
+    with _environment({folders.RUNNER: str(folder)}), _transport() as transport:
         papermill.execute_notebook(
             path,
             path,
