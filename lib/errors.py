@@ -1,4 +1,4 @@
-"""Named errors: each says what is wrong, where, and how to repair it. Each is also the built-in a Python user would catch."""
+"""Named errors: each says what is wrong, where, and how to repair it. Each is also a built-in error."""
 
 import sys
 
@@ -8,7 +8,7 @@ class WorkbookError(Exception):
 
 
 def exit_status(command):
-    """Run a command line: 0 when `command()` ends well, 1 after printing an error that the workbook raised on purpose."""
+    """Run a command line: 0 when `command()` returns, 1 after printing an error of the workbook."""
     try:
         command()
         return 0
@@ -66,7 +66,11 @@ class SeveralFacesError(FaceError):
 
 
 class NotThePersonError(FaceError):
-    """Nobody in a photograph resembles the references."""
+    """Nobody in a photograph resembles the references, or a reference does not resemble the others."""
+
+
+class IdentityWarning(UserWarning):
+    """A picture that may show somebody else than the references."""
 
 
 class PackError(WorkbookError, OSError):
@@ -89,8 +93,8 @@ class RecipeError(WorkbookError, ValueError):
     """A degradation recipe that does not exist or cannot be read."""
 
 
-class DrawError(WorkbookError, ValueError):
-    """A saved degradation draw of another version, incomplete, or out of range."""
+class DegradationError(WorkbookError, ValueError):
+    """Degradation settings that are of another version, incomplete, or out of range."""
 
 
 class SeedError(WorkbookError, ValueError):

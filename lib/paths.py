@@ -1,4 +1,4 @@
-"""Absolute folders, from this file's own place, and the two guards of the file system."""
+"""The repository's folders as absolute paths, and safe ways to name, write and remove files."""
 
 import os
 import shutil
@@ -14,27 +14,43 @@ DATA = ROOT / "data"
 SYSTEM = DATA / "system"
 RESULTS = DATA / "results"
 PARAMS = ROOT / "params"
+LONGEST_NAME = 255  # bytes: what common file systems allow
 RUNS = Path(os.environ.get("WORKBOOK_RUNS") or ROOT / "runs").resolve()
 
 
 def display_path(path):
-    """The path as a reader should see it: from the repository's root where it lies inside.
+    """The path as a reader should see it, relative to the repository's root if it lies inside.
 
-    Stored notebook outputs show only such paths, so they are the same on every machine.
+    Stored notebook outputs show only such paths, so that they are the same on every machine.
     """
     path = Path(path)
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
 def from_root(path):
-    """A path as a person typed it: seen from the repository's root, whatever folder the kernel runs in."""
-    return ROOT / Path(path).expanduser()
+    """A path as a user typed it, relative to the repository's root whatever folder the kernel runs in.
+
+    Raises UnsafePathError for a path that no file system takes: a name of more than LONGEST_NAME bytes, a NUL
+    character, or "~name" of a user who does not exist.
+    """
+    try:
+        found = ROOT / Path(path).expanduser()
+    except RuntimeError as error:  # pathlib's own for an unknown user
+        raise UnsafePathError(
+            f"No such home folder: {str(path)[:80]!r}. Remedy: write the path without '~'."
+        ) from error
+    if "\0" in str(found) or any(len(os.fsencode(name)) > LONGEST_NAME for name in found.parts):
+        raise UnsafePathError(
+            f"Not a path: {str(path)[:80]!r}, which holds a name of more than {LONGEST_NAME} bytes or a NUL character. "
+            "Remedy: check the path."
+        )
+    return found
 
 
 def child(folder, *names):
-    """The path below `folder` that `names` lead to, links followed.
+    """The path of `names` below `folder`, with links followed.
 
-    Raises UnsafePathError where it would leave the folder (`..`, an absolute name, a link out).
+    Raises UnsafePathError if it leaves the folder (`..`, an absolute name, a link out).
     """
     base = Path(folder).resolve()
     path = base.joinpath(*names).resolve()
@@ -48,10 +64,10 @@ def child(folder, *names):
 
 @contextmanager
 def atomic_write(path):
-    """A path to write aside; it takes the place of `path` only when the block ends well.
+    """A temporary path beside `path` for a file or folder; it replaces `path` when the block ends without error.
 
-    A file or a folder may be written. After a failure, Ctrl-C included, nothing of it is left and
-    an older `path` is untouched. Raises NoSpaceError where the disk is full.
+    After a failure, Ctrl-C included, the temporary path is removed and an older `path` is untouched.
+    Raises NoSpaceError when the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

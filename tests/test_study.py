@@ -1,4 +1,4 @@
-"""The study: shared tunings, cases, resuming; and the headline metrics in closed form."""
+"""The study and its rulers: paired intervals, means over people, shared tunings, and metrics in closed form."""
 
 import math
 import os
@@ -15,7 +15,7 @@ from lib import paths
 from lib.degradation.degrade import degrade
 from lib.errors import MissingPicturesError, PackError, RangeError, SplitError, WeightsError
 from lib.images import to_tensor, to_uint8
-from lib.metrics import identity, image, registry
+from lib.metrics import headline, identity, image
 from lib.models import evaluation_networks, export_onnx
 from lib.people import procedural
 from lib.people.alignment import to_arcface
@@ -142,8 +142,8 @@ def test_a_case_degrades_shots_that_are_not_among_the_references():
     assert min(float((t - r).abs().mean()) for t in found.truth for r in found.references) > 0.02
     assert torch.equal(found.degraded, again.degraded) and not torch.equal(found.degraded, found.truth)
     seeds = [[n * 100 + k for k in range(2)] for n in (1009, 1019)]
-    assert torch.equal(degrade(found.truth, PLAN.recipe, seeds[0])[0], found.degraded)
-    assert torch.equal(degrade(other.truth, PLAN.recipe, seeds[1])[0], other.degraded)
+    assert torch.equal(degrade(found.truth, PLAN.recipe, seeds[0]), found.degraded)
+    assert torch.equal(degrade(other.truth, PLAN.recipe, seeds[1]), other.degraded)
 
 
 def test_prior_pictures_are_of_training_people(monkeypatch):
@@ -160,7 +160,7 @@ def test_prior_pictures_are_of_training_people(monkeypatch):
 def shipped(tmp_path_factory):
     torch.manual_seed(3)
     folder = tmp_path_factory.mktemp("judges")
-    export_onnx.ship(
+    export_onnx.export_networks(
         folder,
         evaluation_networks.Recogniser(to_arcface()).eval(),
         evaluation_networks.Perceptual(evaluation_networks.Features(4)).eval(),
@@ -191,18 +191,18 @@ def test_psnr_in_closed_form():
 
 def test_with_the_truth_all_three_are_measured(small_judges):
     x, y = tiny_system.pictures(3, 1, 128), tiny_system.pictures(3, 2, 128)
-    found = registry.headline(x, y)
-    assert list(found) == ["psnr", "perceptual", "identity"] == list(registry.LABEL)
+    found = headline.headline_values(x, y)
+    assert list(found) == ["psnr", "perceptual", "identity"] == list(headline.LABEL)
     vectors = [identity.embed(z, identity.RECOGNISER) for z in (x, y)]
     assert torch.allclose(found["identity"], (vectors[0] * vectors[1]).sum(1), atol=1e-5)
     assert torch.allclose(found["psnr"], image.psnr(x, y))
-    same = registry.headline(x, x + 1e-4)
+    same = headline.headline_values(x, x + 1e-4)
     assert same["perceptual"].max() < 0.01 < found["perceptual"].min() and same["identity"].min() > 0.999
 
 
 def test_without_the_truth_identity_to_the_references_alone(small_judges):
     x, references = tiny_system.pictures(3, 1, 128), tiny_system.pictures(4, 2, 128)
-    found = registry.headline(x, references=references)
+    found = headline.headline_values(x, references=references)
     assert list(found) == ["identity"]
     v, r = (identity.embed(z, identity.RECOGNISER).numpy() for z in (x, references))
     assert np.allclose(found["identity"], v @ r.mean(0) / np.linalg.norm(r.mean(0)), atol=1e-5)
@@ -211,10 +211,8 @@ def test_without_the_truth_identity_to_the_references_alone(small_judges):
 def test_another_recogniser_takes_the_place_of_people_r(tmp_path):
     pack = write_recogniser(tmp_path / "pack.onnx", np.random.default_rng(0).normal(size=(3 * 112 * 112, 8)))
     x = tiny_system.pictures(2, 1, 128)
-    assert torch.allclose(identity.embeddings(x, pack), identity.embed(x, pack)) and identity.embeddings(
-        x, pack
-    ).shape == (2, 8)
-    found = registry.headline(x, references=x, pack=pack)["identity"]
+    assert identity.embed(x, pack).shape == (2, 8)
+    found = headline.headline_values(x, references=x, scorer=pack)["identity"]
     assert found.shape == (2,) and found.max() <= 1 + 1e-5
 
 
@@ -226,15 +224,15 @@ def test_missing_and_broken_judges_are_named(tmp_path, monkeypatch):
             image.perceptual(x, x, tmp_path / name)
         monkeypatch.setattr(table, "RECOGNISER", tmp_path / name)
         with pytest.raises(PackError, match=f"{name}.*Remedy"):
-            identity.embeddings(x)
+            identity.embed(x)
 
 
 def test_identity_is_called_after_its_recogniser():
-    assert registry.labels() == registry.LABEL and registry.labels("a/buffalo.onnx")["identity"] == "identity (buffalo)"
+    assert headline.labels() == headline.LABEL and headline.labels("a/buffalo.onnx")["identity"] == "identity (buffalo)"
 
 
 def test_no_small_judge_is_called_by_a_published_name():
-    names = " ".join(registry.LABEL.values()).lower()
+    names = " ".join(headline.LABEL.values()).lower()
     assert "arcface" not in names and "lpips" not in names and "people-r" in names and "people-p" in names
 
 

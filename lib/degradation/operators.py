@@ -1,7 +1,7 @@
 """The operators of eq. 9: blur by k_sigma, resize by r, noise n_delta, JPEG at quality q.
 
-Each maps a float32 (H, W, 3) picture in 0..255 to another. Kernels: generalised and plateau Gaussians
-(Wang et al. 2021, Real-ESRGAN, sec. 3.2) and the circular sinc (sec. 3.3).
+Each operator maps a float32 picture (H, W, 3) in 0..255 to another. The kernels are the generalised and plateau
+Gaussians of Real-ESRGAN (Wang et al. 2021, sec. 3.2) and the circular sinc (sec. 3.3).
 """
 
 import dataclasses
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from scipy.special import j1
 
-from lib.errors import DrawError
+from lib.errors import DegradationError
 
 INTERPOLATIONS = {
     "nearest": cv2.INTER_NEAREST,
@@ -20,7 +21,7 @@ INTERPOLATIONS = {
     "area": cv2.INTER_AREA,
 }
 KINDS = ("iso", "aniso", "generalised_iso", "generalised_aniso", "plateau_iso", "plateau_aniso", "sinc")
-NARROWEST = 1e-3  # a blur of no width is the identity, not a division by zero
+NARROWEST = 1e-3  # pixels; keeps a blur of no width from dividing by zero
 
 
 def kernel(
@@ -32,12 +33,16 @@ def kernel(
     beta: float = 1.0,
     omega: float = math.pi,
 ) -> np.ndarray:
-    """A blur kernel by its kind (Wang et al. 2021, Real-ESRGAN, eq. 3 and its appendix).
+    """Compute a blur kernel (Wang et al. 2021, Real-ESRGAN, eq. 3 and its appendix).
 
-    kind: one of KINDS. size: odd side in pixels. sigma_x, sigma_y: standard deviations along the kernel's own axes,
-    pixels; the iso kinds ignore sigma_y. angle: radians, from the x axis (right) towards the y axis (down).
-    beta: shape of the generalised (1 is Gaussian) and plateau kinds. omega: cut-off of the sinc, radians per pixel.
-    Returns float32 (size, size), sum 1. Raises KeyError on another kind.
+    Args:
+        kind: one of KINDS.
+        size: side in pixels, odd.
+        sigma_x, sigma_y: standard deviations along the kernel's own axes, pixels; the iso kinds ignore sigma_y.
+        angle: radians, from the x axis (right) towards the y axis (down).
+        beta: shape of the generalised kinds (1 is Gaussian) and of the plateau kinds.
+        omega: cut-off frequency of the sinc, radians per pixel.
+    Returns float32 (size, size) with sum 1. Raises KeyError for another kind.
     """
     if kind == "sinc":
         return _normalised(_sinc(size, omega))
@@ -65,40 +70,30 @@ def _mahalanobis(size, sigma_x, sigma_y, angle):
 
 
 def _sinc(size, omega):
-    """Ideal circular low-pass omega J1(omega r) / (2 pi r): the ringing of sharpened and compressed pictures."""
-    half = np.arange(size // 2 + 1.0)
-    radius = np.hypot(half[None, :], half[:, None])  # (half, half), a quadrant is enough
-    radius[0, 0] = 1.0
-    quadrant = omega * bessel_j1(omega * radius) / (2 * math.pi * radius)
-    quadrant[0, 0] = omega**2 / (4 * math.pi)  # the limit at r = 0
-    return np.pad(quadrant, ((size // 2, 0), (size // 2, 0)), mode="reflect")
-
-
-def bessel_j1(x: np.ndarray) -> np.ndarray:
-    """Bessel function J1 by its integral, (1/pi) int_0^pi cos(t - x sin t) dt, for any x >= 0.
-
-    The integrand is periodic and smooth, so the midpoint rule converges faster than any power of its steps.
-    """
-    count = 32 + int(np.abs(x).max())
-    t = (np.arange(count) + 0.5) * math.pi / count
-    return np.cos(t - np.asarray(x)[..., None] * np.sin(t)).mean(-1)
+    """Ideal circular low-pass filter omega J1(omega r) / (2 pi r): the ringing of sharpened and compressed pictures."""
+    axis = np.arange(size) - size // 2
+    radius = np.hypot(axis[None, :], axis[:, None])  # (size, size)
+    radius[size // 2, size // 2] = 1.0  # replaced below by the limit at r = 0
+    values = omega * j1(omega * radius) / (2 * math.pi * radius)
+    values[size // 2, size // 2] = omega**2 / (4 * math.pi)
+    return values
 
 
 def _normalised(values):
-    """Sum 1; what no picture can show is exactly zero, for OpenCV skips zeros and crawls through denormal numbers."""
+    """The kernel with sum 1. Negligible values become zero, because OpenCV is slow on denormal numbers."""
     values = np.where(np.abs(values) < 1e-7 * values.max(), 0.0, values)
     return (values / values.sum()).astype(np.float32)
 
 
 def check_setting(condition: bool, message: str) -> None:
-    """Raise DrawError with the message unless the condition holds."""
+    """Raise DegradationError with the message unless the condition holds."""
     if not condition:
-        raise DrawError(f"A setting is out of range: {message}. Remedy: draw again, or correct the saved draw.")
+        raise DegradationError(f"A setting is out of range: {message}. Remedy: correct the value, or sample again.")
 
 
 @dataclass(frozen=True)
 class Blur:
-    """x * k_sigma. Settings as in `kernel`, sigma in pixels."""
+    """Convolution with k_sigma. The fields are the arguments of `kernel`."""
 
     kind: str
     size: int
@@ -121,7 +116,7 @@ class Blur:
 
 @dataclass(frozen=True)
 class Resize:
-    """down_r: sides divided by `down` (below 1 it enlarges) and rounded, at least one pixel."""
+    """down_r: both sides divided by `down` and rounded, at least one pixel. A value below 1 enlarges."""
 
     down: float
     interpolation: str = "bilinear"
@@ -138,9 +133,10 @@ class Resize:
 
 @dataclass(frozen=True)
 class Noise:
-    """+ n_delta, clipped to 0..255. `delta`: standard deviation in grey levels; for poisson, a factor on shot noise.
+    """Addition of n_delta, clipped to 0..255.
 
-    `grey`: the same noise in R, G and B.
+    Fields: delta, the standard deviation in grey levels, or for poisson a factor on the shot noise; seed; kind,
+    gaussian or poisson; grey, whether R, G and B get the same noise.
     """
 
     delta: float
@@ -164,7 +160,7 @@ class Noise:
 
 
 def _shot_noise(picture, generator, grey):
-    """Poisson noise with as many photons at white as the picture has levels, rounded up to a power of two (BasicSR)."""
+    """Poisson noise as BasicSR makes it: white has as many photons as the picture has levels, up to a power of two."""
     levels = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
     if grey:
         levels = cv2.cvtColor(levels, cv2.COLOR_RGB2GRAY)[..., None]
@@ -173,23 +169,23 @@ def _shot_noise(picture, generator, grey):
     return (counted - levels).astype(np.float32)
 
 
-def to_bytes(values: np.ndarray) -> np.ndarray:
-    """Rounded and clipped to uint8."""
+def round_to_uint8(values: np.ndarray) -> np.ndarray:
+    """Round values in grey levels and clip them to 0..255."""
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
 @dataclass(frozen=True)
 class Jpeg:
-    """[.]_JPEG_q: written and read by OpenCV's libjpeg, quality 1..100, 4:2:0 chroma."""
+    """[.]_JPEG_q: encoded and decoded by OpenCV's libjpeg, quality 1..100, 4:2:0 chroma."""
 
     quality: int
 
     def __post_init__(self):
-        whole = 1 <= self.quality <= 100 and self.quality == int(self.quality)
-        check_setting(whole, f"JPEG quality {self.quality} is not a whole number in 1..100")
+        valid = 1 <= self.quality <= 100 and self.quality == int(self.quality)
+        check_setting(valid, f"JPEG quality {self.quality} is not a whole number in 1..100")
 
     def __call__(self, picture):
-        blue_first = cv2.cvtColor(to_bytes(picture), cv2.COLOR_RGB2BGR)
+        blue_first = cv2.cvtColor(round_to_uint8(picture), cv2.COLOR_RGB2BGR)
         _, encoded = cv2.imencode(".jpg", blue_first, [cv2.IMWRITE_JPEG_QUALITY, int(self.quality)])
         return cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB).astype(np.float32)
 

@@ -1,9 +1,17 @@
-"""Degradation recipes: the ranges of eq. 9 that may be drawn, the public ones and ours.
+"""Degradation recipes: the ranges of eq. 9 from which settings are sampled; the public recipes and this workbook's.
 
-Every sigma and kernel side is in PIXELS OF THE PICTURE AS GIVEN, and `Recipe.made_for` is the side it was chosen for:
-the public recipes were made for 512 px, and on a 128 px picture their blur weighs four times more.
-Left out of `realesrgan`: the sharpening of the clean target and the pool that shuffles training pairs. Neither is part
-of what happens to one photograph.
+Every sigma and kernel side is in pixels of the picture as given. `Recipe.made_for` is the picture side the numbers were
+chosen for. The public recipes were made for 512 px; at 128 px, the same sigma is four times stronger relative to the
+face.
+
+Differences from DiffBIR's code, which reads the same ranges:
+- sizes are rounded here and floored there, so about half of the reduced pictures differ by one pixel, and the second
+  stage of `realesrgan` ends within two pixels of a quarter of the picture instead of exactly there;
+- pictures are rounded to 8 bits after every stage here, only by JPEG there;
+- `area` is OpenCV's interpolation here and torch's there;
+- Poisson noise on a picture of one colour has two photon levels here and one there;
+- `realesrgan` omits the sharpening of the clean target and the pool that shuffles training pairs, because neither
+  happens to a photograph.
 """
 
 import dataclasses
@@ -14,7 +22,7 @@ from lib.errors import RecipeError
 
 @dataclass(frozen=True)
 class Stage:
-    """Ranges of one application of eq. 9; pairs are (low, high), drawn uniformly."""
+    """Ranges of one application of eq. 9. Pairs are (low, high) of a uniform distribution, both ends included."""
 
     kinds: dict  # blur kind -> probability
     kernel: tuple = (41, 41)  # odd sides, pixels
@@ -22,27 +30,27 @@ class Stage:
     beta_generalised: tuple = (0.5, 4.0)
     beta_plateau: tuple = (1.0, 2.0)
     blur: float = 1.0  # probability that this stage blurs
-    down: tuple | None = (1.0, 12.0)  # r; None: `scale` and `scale_odds` decide
+    down: tuple | None = (1.0, 12.0)  # r; with None, `scale` and `scale_odds` decide
     scale: tuple = (1.0, 1.0)  # smallest and largest new size / old size
     scale_odds: tuple = (0, 0, 1)  # up, down, keep
-    of_original: float = 0.0  # 4: `scale` counts from a quarter of the original, not from what arrives
+    of_original: float = 0.0  # with 4, `scale` is relative to a quarter of the original, not to the stage's input
     interpolations: tuple = ("bilinear",)
     noise: tuple = (0.0, 15.0)  # delta, 0..255
     gaussian: float = 1.0  # probability of Gaussian noise; else Poisson
     poisson: tuple = (0.05, 3.0)
     grey: float = 0.0  # probability that the noise is the same in R, G and B
-    jpeg: tuple = (30, 100)  # q
+    jpeg: tuple = (30, 99)  # q, whole numbers
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named degradation: eq. 9 once for every stage, then back to the size of the picture."""
+    """A named degradation: eq. 9 once for every stage, then resized back to the size of the picture."""
 
     name: str
     made_for: int  # side of the pictures its pixels were chosen for
     stages: tuple
-    final_sinc: float = 0.0  # probability; above zero, the last JPEG and [resize, sinc] in random order
-    restore: str = "bilinear"  # interpolation back to the given size
+    final_sinc: float = 0.0  # probability of a last sinc; above 0, [resize, sinc] and JPEG come in random order
+    resize_back: str = "bilinear"  # interpolation back to the given size
     source: str = ""
 
     def to_dict(self) -> dict:
@@ -51,7 +59,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, saved: dict) -> "Recipe":
-        """The recipe that `to_dict` wrote. Raises RecipeError on missing or unknown fields."""
+        """The recipe that `to_dict` wrote. Raises RecipeError for missing or unknown fields."""
         try:
             stages = tuple(Stage(**{key: _pair(value) for key, value in stage.items()}) for stage in saved["stages"])
             return cls(**{**saved, "stages": stages})
@@ -75,7 +83,7 @@ _SEVEN = {
     "plateau_iso": 0.108,
     "plateau_aniso": 0.027,
     "sinc": 0.1,
-}  # one in ten a sinc, else .45, .25, .12, .03...
+}  # 0.1 sinc; the other kinds share 0.9 in the published proportions .45 .25 .12 .03 .12 .03
 _ESRGAN = Stage(
     _SEVEN,
     kernel=(7, 21),
@@ -114,20 +122,20 @@ _TINY_2 = replace(_TINY, kernel=(9, 9), sigma=(0.2, 1.0), down=(1.0, 1.6), noise
 _HEAVY = replace(_TINY, sigma=(0.8, 2.5), down=(3.5, 5.0), noise=(4, 16), jpeg=(30, 80))
 _HEAVY_2 = replace(_TINY_2, down=(1.43, 1.6), noise=(0, 10), jpeg=(30, 80))
 _EXTREME, _EXTREME_2 = replace(_HEAVY, down=(5.0, 8.0)), replace(_HEAVY_2, down=(1.6, 1.8))
-_DPT = Stage(_PLAIN, sigma=(0.1, 10.0), down=(0.8, 8.0), noise=(0, 20), jpeg=(60, 100))
+_DPT = Stage(_PLAIN, sigma=(0.1, 10.0), down=(0.8, 8.0), noise=(0, 20), jpeg=(60, 99))
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("none", 512, (), source="the picture itself"),
+        Recipe("none", 512, (), source="the picture unchanged"),
         Recipe("codeformer", 512, (Stage(_PLAIN),), source="Zhou et al. 2022; DiffBIR train_stage2.yaml"),
-        Recipe("dpt", 512, (_DPT,), source="published Dual-Pivot code, face_train.yml"),
+        Recipe("dpt", 512, (_DPT,), source="published Dual-Pivot code, face_train.yml; DiffBIR v1 face_train.yaml"),
         Recipe(
             "realesrgan",
             512,
             (_ESRGAN, _ESRGAN_2),
             final_sinc=0.8,
-            restore="bicubic",
+            resize_back="bicubic",
             source="Wang et al. 2021; DiffBIR RealESRGANBatchTransform",
         ),
         Recipe("tiny", 128, (_TINY, _TINY_2), source="this workbook: second order, for 128 px"),
@@ -143,7 +151,7 @@ RECIPES = {
 
 
 def recipe_named(name: "str | Recipe") -> Recipe:
-    """The recipe of that name; a Recipe passes through. Raises RecipeError that names those there are."""
+    """The recipe of that name; a Recipe is returned unchanged. Raises RecipeError that lists the known names."""
     if isinstance(name, Recipe):
         return name
     if not isinstance(name, str) or name not in RECIPES:

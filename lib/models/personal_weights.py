@@ -1,131 +1,216 @@
-"""A pivot on disk: what tuning changed in G and E, and `pivots.json`, which says of whom and of which base."""
+"""Personal weights: what tuning changed in G and E of one person, on disk with a JSON card.
+
+The card names the prompt, gamma, the base system and the references. Adapters are stored as peft writes them, full
+weights as safetensors.
+"""
 
 import copy
 import hashlib
 import json
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-from lib.errors import PersonalWeightsError
-from lib.models.system import FIELD
-from lib.paths import atomic_write
+from lib import checks
+from lib.errors import PersonalWeightsError, RangeError
+from lib.models.system import FIELD, GAMMA, RARE_TOKEN
+from lib.paths import atomic_write, from_root
 
-REQUIRED = ("token", "class_noun", "prompt", "gamma", "steps", "seed", "base", "references", "changed", "files")
+CARD = "personal.json"
+ADAPTED = (
+    "to_q to_k to_v to_out.0 proj_in proj_out net.0.proj net.2 conv1 conv2 conv_shortcut conv time_emb_proj".split()
+)  # every layer of the blocks: adapters on attention alone keep less than half of the identity gain
+KEYS = {"token": str, "class_noun": str, "prompt": str, "class_prompt": str, "gamma": float, "steps": list, "seed": int}
+KEYS |= {"references": str, "base": str, "changed": list, "files": dict}
 
 
-def hash_of(pictures):
-    """First 16 hex digits of the SHA-256 of pictures (N, 3, H, W): which references a pivot was tuned on."""
+@dataclass(frozen=True)
+class Personal:
+    """What belongs to tuned weights: the text pivot, gamma, and on what they were tuned.
+
+    Args: token, the rare token, "" for weights that were tuned without a text pivot; class_noun, such as "person";
+    gamma, in [0, 1], section IV-C; steps, (textual, model); seed; references, the `picture_hash` of the reference pictures.
+    """
+
+    token: str = RARE_TOKEN
+    class_noun: str = "person"
+    gamma: float = GAMMA
+    steps: tuple = (0, 0)
+    seed: int = 0
+    references: str = ""
+
+    @property
+    def prompt(self):
+        """The text pivot p, "a photo of a sks person"; the empty prompt without a token."""
+        return f"a photo of a {self.token} {self.class_noun}" if self.token else ""
+
+    @property
+    def class_prompt(self):
+        """p^pr of eq. 2: the prompt of the class, "a photo of a person"."""
+        return f"a photo of a {self.class_noun}"
+
+
+def picture_hash(pictures):
+    """16 hex digits of the SHA-256 of pictures (N, 3, H, W)."""
     return hashlib.sha256(pictures.cpu().float().numpy().tobytes()).hexdigest()[:16]
 
 
-def save(folder, B_p, base, facts):
-    """Writes the pivot of `B_p` against its `base`: adapters as peft writes them, in half precision, or the full weights that changed.
+def save(folder, B_p):
+    """Write the personal weights of a tuned system, whole or not at all.
 
-    folder: written aside, then renamed; facts: token, class_noun, prompt, gamma, steps, seed, references (`hash_of`).
-    Raises PersonalWeightsError where a fact is missing, NoSpaceError where the disk is full.
+    Adapters are written in half precision, full weights in single precision.
+    Args: folder, seen from the repository; B_p, a System that a pivot returned.
+    Raises PersonalWeightsError for a system that is not tuned, or whose adapters lie on other weights than its base's;
+    NoSpaceError.
     """
-    changed = [field for field in FIELD.values() if getattr(B_p, field) is not getattr(base, field)]
-    facts = {**facts, "base": base.fingerprint(), "changed": changed, "files": {}}
-    _check_facts(facts, folder)
+    base, folder = B_p.base, from_root(folder)
+    if B_p.personal is None or base is None:
+        raise PersonalWeightsError(
+            f"not a tuned system: {folder}. Remedy: save what textual_pivot or dual_pivot returned."
+        )
+    changed = [part for part in FIELD.values() if getattr(B_p, part) is not getattr(base, part)]
+    card = {**asdict(B_p.personal), "steps": list(B_p.personal.steps), "prompt": B_p.personal.prompt}
+    card |= {"class_prompt": B_p.personal.class_prompt, "base": base.fingerprint(), "changed": changed}
     with atomic_write(folder) as aside:
         aside.mkdir()
-        for name, field in FIELD.items():
-            network = getattr(B_p, field)
-            if isinstance(network, PeftModel):
-                network.save_pretrained(
-                    aside / name, state_dict={k: v.half() for k, v in network.state_dict().items() if "lora_" in k}
-                )
-            elif field in changed:
-                save_file(_changed(network, getattr(base, field)), aside / f"{name}.safetensors")
-        facts["files"] = _digests(aside)
-        (aside / "pivot.json").write_text(json.dumps(facts, indent=1) + "\n")
+        for name, part in FIELD.items():
+            if part in changed:
+                _write(aside, name, getattr(B_p, part), getattr(base, part))
+        card["files"] = _digests(aside)
+        (aside / CARD).write_text(json.dumps(card, indent=1) + "\n")
 
 
-def load(folder, base):
-    """The base system with the pivot of `folder` in it, frozen, and the facts of its `pivots.json`.
+def _write(folder, name, network, original):
+    if not isinstance(network, PeftModel):
+        save_file({k: v.contiguous().cpu() for k, v in network.state_dict().items()}, folder / f"{name}.safetensors")
+        return
+    check_adapters(network, original)
+    halves = {k: v.half() for k, v in network.state_dict().items() if "lora_" in k}
+    network.save_pretrained(folder / name, state_dict=halves)
 
-    Raises PersonalWeightsError where there is none, a fact or file is missing or damaged, or it was tuned on another base.
+
+def check_adapters(network, original):
+    """Raises PersonalWeightsError unless the weights below a network's adapters are those of `original`.
+
+    peft stores adapters alone. On other weights they would be another network.
     """
-    folder, facts = Path(folder), facts_of(folder, base)
-    parts = {
-        field: _read(folder, name, getattr(base, field)).to(base.device)
-        for name, field in FIELD.items()
-        if field in facts["changed"]
+    below = {
+        k.replace(".base_layer", ""): v for k, v in network.get_base_model().state_dict().items() if "lora_" not in k
     }
-    return base.with_(**parts).freeze(), facts
+    expected = original.state_dict()
+    if below.keys() != expected.keys() or not all(torch.equal(v.cpu(), expected[k].cpu()) for k, v in below.items()):
+        raise PersonalWeightsError(
+            "adapters on other weights than the base's: loading them would give another network. "
+            "Remedy: tune the base system itself, or tune with lora 0, which merges the adapters."
+        )
 
 
-def facts_of(folder, base):
-    """The facts of a pivot folder's `pivots.json`, its files and its base checked. Raises PersonalWeightsError as `load` does."""
+def load_personal(folder, base):
+    """The base system with a person's weights in it, frozen; its `personal` is that of the folder.
+
+    Args: folder, that `System.save_personal` wrote, seen from the repository; base, the System it was tuned on.
+    Raises PersonalWeightsError where the folder is missing, damaged, incomplete or not finite, or has another base.
+    """
+    folder, card = from_root(folder), read_card(folder, base)
+    parts = {part: _read(folder, name, getattr(base, part)) for name, part in FIELD.items() if part in card["changed"]}
+    parts = {part: network.to(base.device) for part, network in parts.items()}
+    return base.personalised(personal_of(card), **parts).freeze()
+
+
+def personal_of(card):
+    """The Personal of a checked card."""
+    fields = {key: card[key] for key in ("token", "class_noun", "gamma", "seed", "references")}
+    return Personal(**fields, steps=tuple(card["steps"]))
+
+
+def read_card(folder, base):
+    """The card of a folder of personal weights, checked with its files against `base`, as a dict.
+
+    Raises PersonalWeightsError as `load_personal`.
+    """
     folder = Path(folder)
-    if not (folder / "pivot.json").is_file():
+    if not (folder / CARD).is_file():
+        raise PersonalWeightsError(f"no personal weights: {folder} has no {CARD}. Remedy: give a saved folder.")
+    with reading(folder / CARD) as file:
+        card = json.loads(file.read_text())
+    _check_card(card, folder)
+    if card["files"] != (found := _digests(folder)):
+        names = sorted({*card["files"], *found})
+        differ = ", ".join(name for name in names if card["files"].get(name) != found.get(name))
         raise PersonalWeightsError(
-            f"no pivot: {folder} has no pivot.json. Remedy: give a folder that lib.models.personal_weights.save wrote."
+            f"damaged personal weights: {folder}: changed since saving: {differ}. Remedy: save again."
         )
-    with _reading(folder / "pivot.json") as file:
-        facts = json.loads(file.read_text())
-    _check_facts(facts, folder)
-    if facts["files"] != (found := _digests(folder)):
-        differ = sorted(str(name) for name in {*facts["files"], *found} if facts["files"].get(name) != found.get(name))
+    if card["base"] != base.fingerprint():
         raise PersonalWeightsError(
-            f"damaged pivot: {folder}: not as it was saved: {', '.join(differ)}. Remedy: save the pivot again."
-        )
-    if facts["base"] != base.fingerprint():
-        raise PersonalWeightsError(
-            f"pivot made for another base: {folder} wants {facts['base']}, this system is {base.fingerprint()}. "
+            f"personal weights of another base: {folder} needs {card['base']}, this system is {base.fingerprint()}. "
             "Remedy: load the system it was tuned on, or tune the person again."
         )
-    return facts
+    return card
 
 
-def _check_facts(facts, folder):
-    facts = facts if isinstance(facts, dict) else {}
-    missing = [key for key in REQUIRED if key not in facts]
-    if missing:
+def _check_card(card, folder):
+    card = card if isinstance(card, dict) else {}
+    if wrong := [key for key, kind in KEYS.items() if not isinstance(card.get(key), kind)]:
+        raise PersonalWeightsError(f"incomplete card: {folder / CARD} lacks {', '.join(wrong)}. Remedy: save again.")
+    try:
+        checks.fraction("gamma", card["gamma"])
+    except RangeError as error:
+        raise PersonalWeightsError(f"damaged card: {folder / CARD}: {error}") from error
+    personal = personal_of(card)
+    prompts = card["prompt"] == personal.prompt and card["class_prompt"] == personal.class_prompt
+    if card["changed"] not in (["G"], ["E"], ["G", "E"]) or not prompts:
         raise PersonalWeightsError(
-            f"incomplete pivot: {folder} lacks {', '.join(missing)}. Remedy: save it again with these facts."
-        )
-    if facts["changed"] not in (["G"], ["E"], ["G", "E"]) or not isinstance(facts["files"], dict):
-        raise PersonalWeightsError(
-            f"not a pivot: {folder} changes {facts['changed']!r}. Remedy: save a system whose G or E was tuned."
+            f"damaged card: {folder / CARD}: its fields contradict each other. Remedy: save again."
         )
 
 
 def _digests(folder):
-    """File -> SHA-256 of what a pivot folder holds besides its `pivots.json` and hidden files."""
-    files = [
-        file
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name != "pivot.json" and not file.name.startswith(".")
-    ]
+    """file -> SHA-256 of what a folder holds besides its card and hidden files."""
+    files = [f for f in sorted(folder.rglob("*")) if f.is_file() and f.name != CARD and not f.name.startswith(".")]
     return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-def _changed(network, original):
-    before = original.state_dict()
-    return {
-        k: v.contiguous().cpu() for k, v in network.state_dict().items() if not torch.equal(v.cpu(), before[k].cpu())
-    }
-
-
 def _read(folder, name, original):
+    """One network of a folder of personal weights, from a copy of the base's."""
     network = copy.deepcopy(original)
     if (folder / name).is_dir():
-        with _reading(folder / name):
-            return PeftModel.from_pretrained(network, str(folder / name))
-    with _reading(folder / f"{name}.safetensors") as file:
-        if strangers := network.load_state_dict(load_file(file), strict=False).unexpected_keys:
-            raise ValueError(f"unknown tensors: {strangers[:3]}")
+        with reading(folder / name):
+            network = PeftModel.from_pretrained(network, str(folder / name))
+            check_loaded(network, load_file(folder / name / "adapter_model.safetensors"))
+        return network
+    with reading(folder / f"{name}.safetensors") as file:
+        state = load_file(file)
+        _check_finite(state)
+        network.load_state_dict(state, strict=True)
     return network
 
 
+def check_loaded(network, state, adapter="default"):
+    """Raises ValueError unless a file of adapters holds exactly the finite tensors that ADAPTED layers have."""
+    config = network.peft_config[adapter]
+    if sorted(config.target_modules) != sorted(ADAPTED):
+        raise ValueError(f"adapters on other layers: {sorted(config.target_modules)[:3]}")
+    expected = get_peft_model_state_dict(network, adapter_name=adapter).keys()
+    if differ := sorted(expected ^ state.keys()):
+        raise ValueError(f"{len(differ)} tensors missing or unknown: {differ[0]}")
+    _check_finite(state)
+
+
+def _check_finite(state):
+    if wrong := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"not finite: {wrong[0]}")
+
+
 @contextmanager
-def _reading(file):
+def reading(file):
+    """Turns whatever peft, safetensors, torch and json raise while `file` is read into PersonalWeightsError."""
     try:
         yield file
-    except Exception as error:  # peft, safetensors, torch and json each raise their own
-        raise PersonalWeightsError(f"damaged pivot: {file} ({str(error)[:160]}). Remedy: save the pivot again.") from error
+    except Exception as error:
+        raise PersonalWeightsError(
+            f"damaged personal weights: {file} ({str(error)[:160]}). Remedy: save again."
+        ) from error

@@ -1,99 +1,125 @@
-"""What makes a step faster or smaller without changing what it computes, but for rounding: for the full size, on a GPU."""
+"""Precision and memory options: none of them changes a result beyond rounding. They matter at full size, on a GPU."""
 
 import copy
+import weakref
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 
 import torch
 
+from lib import checks
 from lib.errors import RangeError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_copies = weakref.WeakKeyDictionary()  # network -> (dtype, versions of its weights, its copy in that dtype)
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Switches of a tuning; all off is the plain loop. Attention is PyTorch's fused one (SDPA) in any case."""
+    """How a network computes; the defaults change nothing. Attention is PyTorch's fused one (SDPA) in any case.
 
-    bf16: bool = False  # autocast of the tuned network to bfloat16, frozen networks kept in it
-    checkpointing: bool = False  # activations computed again in the backward pass: slower, and much smaller
-    channels_last: bool = False  # memory order that convolutions of GPUs like
-    compile: bool = False  # torch.compile: a minute once, then faster steps
+    Args: dtype, "float32" or "bfloat16": the tuned network runs under autocast and keeps float32 weights, frozen
+    networks are stored in bfloat16; gradient_checkpointing, recompute activations in the backward pass, which is slower
+    and needs far less memory; channels_last, the memory format of GPU convolutions; compile, torch.compile.
+    Raises RangeError for another dtype.
+    """
+
+    dtype: str = "float32"
+    gradient_checkpointing: bool = False
+    channels_last: bool = False
+    compile: bool = False
+
+    def __post_init__(self):
+        checks.choice("PRECISION", self.dtype, DTYPES)
 
     def autocast(self, device):
-        """The context in which a loss is computed."""
-        return torch.autocast(torch.device(device).type, torch.bfloat16) if self.bf16 else nullcontext()
+        """The context in which predictions are computed."""
+        if self.dtype == "float32":
+            return nullcontext()
+        return torch.autocast(torch.device(device).type, DTYPES[self.dtype])
 
-    def tuned(self, network):
-        """The network that is tuned, as the levers want it; in place."""
+    def apply(self, network):
+        """Set the memory options on a network that will be trained or compiled; in place."""
         if self.channels_last:
             network.to(memory_format=torch.channels_last)
-        if self.checkpointing:
+        if self.gradient_checkpointing:
             network.enable_gradient_checkpointing()
         if self.compile:
             network.compile()
         return network
 
-    def released(self, network):
-        """A tuned network as it was before `tuned`, for restoring and saving; in place."""
+    def undo(self, network):
+        """Undo `apply` but for compilation, before the network is saved or used to restore; in place."""
         if self.channels_last:
             network.to(memory_format=torch.contiguous_format)
-        if self.checkpointing:
+        if self.gradient_checkpointing:
             network.disable_gradient_checkpointing()
         return network
 
     def frozen(self, network):
-        """A network that the tuned one works with: itself, or a copy as the levers want it, so that the system keeps its own."""
+        """A frozen network for use beside a tuned one: itself, or a copy with these options.
+
+        The copy shares its weights with the original where the options leave them as they are.
+        """
         if self == Precision():
             return network
-        return self.tuned(copy.deepcopy(network).to(torch.bfloat16 if self.bf16 else network.dtype))
+        shares = self.dtype == "float32" and not self.channels_last
+        memo = {id(weight): weight for weight in (*network.parameters(), *network.buffers())} if shares else {}
+        return self.apply(copy.deepcopy(network, memo).to(DTYPES[self.dtype]))
 
     def sampling(self, B):
-        """The system to sample from: with bf16, copies of G and E in it, or autocast would cast their frozen weights at every step."""
-        if not self.bf16:
+        """The system to sample from: G and E in bfloat16, or autocast would cast their weights at every step."""
+        if self.dtype == "float32":
             return B
-        half = {
-            name: copy.deepcopy(network).to(torch.bfloat16)
-            for name in ("G", "E")
-            if isinstance(network := getattr(B, name), torch.nn.Module)
-        }
-        return B.with_(**half)
+        return B.with_(G=lowered(B.G, self.dtype), E=lowered(B.E, self.dtype))
+
+
+def lowered(network, dtype):
+    """A frozen network in another dtype: itself if it has that dtype, else a copy, kept until its weights change."""
+    weights = list(network.parameters())
+    if weights[0].dtype == DTYPES[dtype]:
+        return network
+    versions = [(weight.data_ptr(), weight._version) for weight in weights]
+    if _copies.get(network, (None, None))[:2] != (dtype, versions):
+        _copies[network] = (dtype, versions, copy.deepcopy(network).to(DTYPES[dtype]))
+    return _copies[network][2]
 
 
 def parse(words):
-    """The Levers that are named in `words`, such as "bf16 channels_last"; "" for none. Raises RangeError for a word that is none."""
-    known = [one.name for one in fields(Precision)]
-    if strangers := [word for word in words.split() if word not in known]:
-        raise RangeError(
-            f"LEVERS out of range: {strangers[0]!r}. Remedy: give some of {', '.join(known)}, with spaces between."
-        )
-    return Precision(**dict.fromkeys(words.split(), True))
+    """The Precision named by words, such as "bfloat16 channels_last"; "" gives the defaults. Raises RangeError."""
+    options = [field.name for field in fields(Precision) if field.name != "dtype"]
+    words = words.split()
+    if unknown := [word for word in words if word not in (*DTYPES, *options)]:
+        raise RangeError(f"Precision: unknown {unknown[0]!r}. Remedy: give some of {', '.join((*DTYPES, *options))}.")
+    dtype = next((word for word in words if word in DTYPES), "float32")
+    return Precision(dtype, **dict.fromkeys([word for word in words if word in options], True))
 
 
 def move_to_device(B, others=()):
-    """Brings G and E of B to its device, and every network of the systems `others` that is not also B's to the CPU; nothing on a CPU.
+    """Move B's G and E to B's device, and the networks of `others` that B does not share to the CPU.
 
-    They stay there: whoever works with one of them next calls this first.
+    Nothing happens when B is on a CPU. Call it before each use of another system: one GPU need not hold every arm.
     """
     if B.device.type == "cpu":
         return
-    for one in [
-        network for other in others for network in (other.G, other.E) if network is not B.G and network is not B.E
-    ]:
-        one.to("cpu")
-    for one in (B.G, B.E):
-        one.to(B.device)
+    for network in [network for other in others for network in (other.G, other.E)]:
+        if network is not B.G and network is not B.E:
+            network.to("cpu")
+    for network in (B.G, B.E):
+        network.to(B.device)
 
 
 @contextmanager
 def offloaded(B, *names):
-    """Keeps parts of the system on the CPU while the others work, and brings them back.
+    """Keep parts of the system on the CPU inside the block, and move them back afterwards.
 
-    B: the system; names: fields of it ("vae", "cleaner", "text_encoder", ...).
+    Args: B, the system; names, fields of it ("vae", "cleaner", "text_encoder", "G", "E").
     """
-    homes = [(part := getattr(B, name), part.device) for name in names]
-    for one, _ in homes:
-        one.to("cpu")
+    parts = [(getattr(B, name), getattr(B, name).device) for name in names]
+    for part, _ in parts:
+        part.to("cpu")
     try:
         yield
     finally:
-        for one, device in homes:
-            one.to(device)
+        for part, device in parts:
+            part.to(device)

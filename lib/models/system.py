@@ -1,7 +1,7 @@
-"""The blind restorer B = {G, E} and the parts around it: built, saved, loaded, called (eq. 4).
+"""The blind restorer B = {G, E} of eq. 4 and the parts around it.
 
-G is a latent diffusion UNet with text cross-attention; E a control network whose hint is the latent of the
-cleaned photograph. The same diffusers and transformers classes serve at every scale.
+G is a latent diffusion UNet with text cross-attention. E is a control network; its hint is the latent of the cleaned
+photograph. The same diffusers and transformers classes serve at every scale.
 """
 
 import copy
@@ -9,30 +9,29 @@ import functools
 import hashlib
 import json
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel, UNet2DModel
-from safetensors.torch import load_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from peft import PeftModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from lib.errors import WeightsError
 from lib.models.swinir import SwinIR
 from lib.paths import atomic_write
 
-AT_ONCE = 2**18  # pixels that the autoencoder holds together: one picture of 512 px
-RARE_TOKEN = "sks"  # never in a caption, so its meaning is free
+MAX_PIXELS = 2**18  # of one pass through the autoencoder: one picture of 512 px; more needs memory and saves no time
+RARE_TOKEN = "sks"  # in no caption of the training data, so its meaning is free
+GAMMA = 0.5  # section IV-C: share of the schedule, from the noisy end, in which G has no prompt
 CLASS_PROMPT = "a photo of a person"
 
 
 class LatentControlNet(ControlNetModel):
-    """E: a control network that takes a latent as hint, as DiffBIR's IRControlNet does.
+    """E: a control network whose hint is a latent, as DiffBIR's IRControlNet.
 
-    A first convolution over [x_t, hint] is the sum of two, so the stock picture embedding of diffusers
-    is replaced by one bias-free 3x3 convolution on the hint. Source: DiffBIR, cldm.yaml (hint_channels 4).
+    A first convolution over [x_t, hint] is the sum of two convolutions. So one bias-free 3x3 convolution on the hint
+    replaces the image embedding of diffusers. Source: DiffBIR, cldm.yaml (hint_channels 4).
     """
 
     @functools.wraps(ControlNetModel.__init__)
@@ -44,10 +43,13 @@ class LatentControlNet(ControlNetModel):
 
 
 class Cleaner(UNet2DModel):
-    """Stage 1: removes noise and blur, invents nothing; a regression on pixels unshuffled by 4."""
+    """The stage-1 cleaner of the tiny scale: a regression to the clean picture, on pixels unshuffled by 4.
+
+    It estimates the mean of the clean pictures that fit, so at heavy degradation it can draw what is not there.
+    """
 
     def clean(self, pictures):
-        """The cleaned pictures; `pictures` (N, 3, H, W) in [-1, 1], H and W multiples of 16; the same shape."""
+        """Clean pictures (N, 3, H, W) in [-1, 1], H and W multiples of 16; returns the same shape."""
         folded = F.pixel_unshuffle(pictures, 4)  # (N, 48, H/4, W/4)
         residual = F.pixel_shuffle(self(folded, 0).sample, 4)  # (N, 3, H, W)
         return (pictures + residual).clamp(-1, 1)
@@ -66,7 +68,10 @@ FIELD = {"unet": "G", "control": "E"}  # a folder has diffusers' names, the obje
 
 @dataclass
 class System:
-    """B of eq. 4: the generative prior `G`, the guiding encoder `E`, and what they need around them."""
+    """B of eq. 4: the generative prior `G`, the guiding encoder `E`, and the parts around them.
+
+    A personalised system also has `personal` (lib.models.personal_weights.Personal) and its `base`.
+    """
 
     G: UNet2DConditionModel
     E: LatentControlNet
@@ -76,14 +81,18 @@ class System:
     scheduler: DDPMScheduler
     cleaner: Cleaner | SwinIR
     provenance: dict = field(default_factory=dict)
+    personal: object = None  # Personal: prompt, gamma and what else belongs to the tuned weights
+    base: "System | None" = None  # the blind system that was tuned
+    home: torch.device | None = None  # where the system works, also while some of its parts wait on the CPU
 
     @property
     def device(self):
-        return self.vae.device
+        """The device that the system works on."""
+        return self.home or self.G.device
 
     @property
     def fold(self):
-        """Pixels folded into channels before the autoencoder: 4 at the tiny scale, where a CPU trains it, 1 at full."""
+        """Factor of the pixel unshuffle before the autoencoder: 4 at the tiny scale, for speed on a CPU; 1 at full."""
         return math.isqrt(self.vae.config.in_channels // 3)
 
     @property
@@ -92,16 +101,18 @@ class System:
         return self.vae.config.sample_size * self.fold
 
     def modules(self):
+        """The networks by the names of a system folder."""
         return {name: getattr(self, FIELD.get(name, name)) for name in PARTS}
 
     def to(self, device):
-        """Moves every part to `device`; returns the system."""
+        """Move every part to `device`; returns the system."""
+        self.home = torch.device(device)
         for module in self.modules().values():
             module.to(device)
         return self
 
     def freeze(self):
-        """No gradients, evaluation mode: how every part stands but the one being tuned."""
+        """Turn gradients off and set evaluation mode for every part; returns the system."""
         for module in self.modules().values():
             module.requires_grad_(False).eval()
         return self
@@ -110,9 +121,13 @@ class System:
         """The same system with other parts, as in eq. 5: `B.with_(G=G_p)` is {G_p, E}."""
         return replace(self, **parts)
 
-    def in_parts(self, made, batch):
-        """`made` of a batch, AT_ONCE pixels after the other: four pictures of 512 px at once take 3 GB in the autoencoder, and no less time."""
-        return torch.cat([made(part) for part in batch.split(max(1, AT_ONCE // self.size**2))])
+    def personalised(self, personal, **parts):
+        """This system with tuned parts and the `personal` settings that belong to them; remembers its base."""
+        return replace(self, personal=personal, base=self.base or self, **parts)
+
+    def in_chunks(self, function, batch):
+        """Apply `function` to a batch (N, ...) in chunks of at most MAX_PIXELS pixels; returns the joined results."""
+        return torch.cat([function(chunk) for chunk in batch.split(max(1, MAX_PIXELS // self.size**2))])
 
     def posterior(self, pictures):
         """The autoencoder's distribution over unscaled latents of pictures (N, 3, H, W) in [-1, 1]."""
@@ -124,39 +139,33 @@ class System:
 
     @torch.no_grad()
     def encode(self, pictures):
-        """Latents of pictures: the mode of the posterior, scaled to unit variance (as DiffBIR takes its hint).
-
-        pictures: (N, 3, H, W) RGB in [-1, 1]; returns (N, C, H/8, W/8).
-        """
+        """Latents (N, C, H/8, W/8) of pictures (N, 3, H, W) in [-1, 1]: the posterior's mode at unit variance."""
         return self.posterior(pictures).mode() * self.vae.config.scaling_factor
 
     @torch.no_grad()
-    def decode(self, latents):
-        """Pictures (N, 3, H, W) in [-1, 1] of latents (N, C, H/8, W/8)."""
-        return self.picture(latents / self.vae.config.scaling_factor).clamp(-1, 1)
+    def decode(self, latents, clamp=True):
+        """Pictures (N, 3, H, W) of latents (N, C, H/8, W/8), clamped to [-1, 1] unless told otherwise."""
+        pictures = self.picture(latents / self.vae.config.scaling_factor)
+        return pictures.clamp(-1, 1) if clamp else pictures
 
     @torch.no_grad()
     def clean(self, degraded):
-        """Stage 1 of degraded pictures, (N, 3, H, W) in [-1, 1]."""
+        """Output (N, 3, H, W) of the stage-1 cleaner for degraded pictures (N, 3, H, W) in [-1, 1]."""
         return self.cleaner.clean(degraded.to(self.device))
 
     @torch.no_grad()
     def embed(self, prompts):
-        """Text embeddings (N, L, D) of a list of prompts, L = 40 or 77 at full size; "" is the empty prompt of eq. 1."""
-        tokens = self.tokenizer(
-            list(prompts),
-            padding="max_length",
-            truncation=True,
-            max_length=self.tokenizer.model_max_length,
-            return_tensors="pt",
-        ).input_ids
+        """Text embeddings (N, L, D) of a list of prompts; "" is the empty prompt of eq. 1. L is 40, at full size 77."""
+        length = self.tokenizer.model_max_length
+        options = dict(padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        tokens = self.tokenizer(list(prompts), **options).input_ids  # (N, L)
         return self.text_encoder(tokens.to(self.device)).last_hidden_state
 
     def predict(self, x_t, t, prompt, hint=None, null=None):
-        """The noise that B predicts: G(x_t, prompt) steered by E(x_t, hint) under the empty prompt.
+        """The noise that B predicts: G(x_t, prompt) plus the residuals of E(x_t, hint) under the empty prompt.
 
-        x_t, hint: (N, C, h, w); t: (N,) steps of the schedule; prompt, null: (N, L, D) embeddings.
-        Without a hint it is G alone, out of the context of B (eq. 5). Returns (N, C, h, w).
+        Args: x_t, hint, (N, C, h, w); t, (N,) steps of the schedule; prompt, null, (N, L, D) embeddings. Without a
+        hint, G predicts alone, out of the context of B (eq. 5). Returns (N, C, h, w).
         """
         if hint is None:
             return self.G(x_t, t, prompt).sample
@@ -164,21 +173,38 @@ class System:
         return self.G(x_t, t, prompt, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample
 
     def prompted_below(self, gamma):
-        """The step of the schedule below which G has its prompt, (1 - gamma) T: in tuning and in sampling alike (eq. 8)."""
+        """The step below which G has its prompt, (1 - gamma) T: a threshold on t, in tuning and in sampling alike.
+
+        Eq. 8 states gamma as a share of the sampling steps. The two differ by at most one step.
+        """
         return round((1 - gamma) * self.scheduler.config.num_train_timesteps)
 
     def fingerprint(self, *parts):
-        """First 16 hex digits of the SHA-256 of every weight, or of those of the named parts: what a pivot must find again."""
-        digest = hashlib.sha256()
-        for name, module in self.modules().items():
-            if parts and name not in parts:
-                continue
-            for key, tensor in sorted(module.state_dict().items()):
-                digest.update(f"{name}.{key}".encode() + tensor.detach().cpu().float().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        """16 hex digits of a SHA-256 over weights: of the named parts, or of everything that decides a prediction.
+
+        The latter includes the autoencoder's scaling factor, the scheduler and the tokenizer. Personal weights and
+        checkpoints record it. It is computed once, until a weight changes.
+        """
+        modules = {name: module for name, module in self.modules().items() if not parts or name in parts}
+        versions = [(w.data_ptr(), w._version) for module in modules.values() for w in module.parameters()]
+        rest = "" if parts else self._settings()
+        cache = self.__dict__.setdefault("_fingerprints", {})
+        if cache.get(parts, (None, None))[0] != (versions, rest):
+            cache[parts] = (versions, rest), _digest(modules, rest)
+        return cache[parts][1]
+
+    def _settings(self):
+        """The settings besides weights that decide a prediction, as text."""
+        tokens = self.tokenizer.backend_tokenizer.to_str(), self.tokenizer.pad_token, self.tokenizer.model_max_length
+        return json.dumps([self.vae.config.scaling_factor, self.fold, dict(self.scheduler.config), tokens], default=str)
 
     def save(self, folder, dtype=torch.float16):
-        """Writes a system folder in diffusers' own layout, safetensors, weights in `dtype`; whole or not at all."""
+        """Write a system folder in diffusers' layout, safetensors in `dtype`; whole or not at all.
+
+        Raises WeightsError for a system with adapters, whose own format is that of `save_personal`.
+        """
+        if isinstance(self.G, PeftModel) or isinstance(self.E, PeftModel):
+            raise WeightsError(f"adapters are no system: {folder}. Remedy: B_p.save_personal(folder) saves them.")
         with atomic_write(folder) as aside:
             for name, module in self.modules().items():
                 copy.deepcopy(module).to(dtype).save_pretrained(aside / name)
@@ -186,58 +212,26 @@ class System:
             self.scheduler.save_pretrained(aside / "scheduler")
             (aside / "provenance.json").write_text(json.dumps(self.provenance, indent=1) + "\n")
 
+    def save_personal(self, folder):
+        """Write the personal weights of this tuned system; see `lib.models.personal_weights.save`."""
+        from lib.models import personal_weights  # which imports this module
 
-def load(folder, device="cpu"):
-    """The system of a folder, frozen, in float32 on `device`.
-
-    Raises WeightsError where a part is missing, truncated or of another architecture.
-    """
-    folder = Path(folder)
-    parts = {FIELD.get(name, name): _load_part(cls, folder / name) for name, cls in PARTS.items()}
-    for cls, file in ((CLIPTokenizer, "tokenizer/tokenizer.json"), (DDPMScheduler, "scheduler/scheduler_config.json")):
-        with _reading(folder / file):
-            parts[file.split("/")[0]] = cls.from_pretrained(folder / file.split("/")[0])
-    with _reading(folder / "provenance.json") as file:
-        provenance = json.loads(file.read_text())
-    return System(provenance=provenance, **parts).to(device).freeze()
+        personal_weights.save(folder, self)
 
 
-@contextmanager
-def _reading(file):
-    if not file.is_file():
-        raise WeightsError(
-            f"no weights: {file} is missing. Remedy: restore the folder with `git checkout -- data`, "
-            "or point SYSTEM at a folder written by notebook 10 or by python -m lib.convert."
-        )
-    try:
-        yield file
-    except Exception as error:  # diffusers, transformers and tokenizers each raise their own, bare Exception included
-        raise WeightsError(
-            f"unreadable weights: {file} ({error}). Remedy: the file is truncated or damaged; fetch it again."
-        ) from error
-
-
-def _load_part(cls, folder):
-    text = cls is CLIPTextModel
-    with _reading(folder / "config.json"):
-        config = CLIPTextConfig.from_pretrained(folder) if text else cls.load_config(folder)
-        module = cls(config) if text else OTHERS.get(config.get("_class_name"), cls).from_config(config)
-    state = {}
-    for file in sorted(folder.glob("*.safetensors")) or [folder / "*.safetensors"]:
-        with _reading(file):
-            state |= {k: v.float() for k, v in load_file(file).items()}
-    try:
-        module.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise WeightsError(
-            f"weights of another architecture: {folder} ({str(error).splitlines()[1].strip()[:160]}). "
-            "Remedy: config.json and the safetensors file must come from the same system."
-        ) from error
-    return module
+def _digest(modules, rest):
+    digest = hashlib.sha256(rest.encode())
+    for name, module in modules.items():
+        for key, tensor in sorted(module.state_dict().items()):
+            digest.update(f"{name}.{key}".encode() + tensor.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def ddpm():
-    """The noise schedule of SD 2.1, sampled in evenly spaced ancestral steps, from 999 to 0: DiffBIR's respaced DDPM (eps, fixed small variance)."""
+    """The noise schedule of SD 2.1 with DiffBIR's sampling: evenly spaced ancestral steps from 999 to 0.
+
+    It predicts eps and has the fixed small variance of the respaced DDPM.
+    """
     return DDPMScheduler(
         num_train_timesteps=1000,
         beta_schedule="scaled_linear",
@@ -250,5 +244,5 @@ def ddpm():
 
 
 def encoder_from(G):
-    """E as training begins: a copy of G's encoder, its hint convolution and its outgoing convolutions zero."""
+    """E before training: a copy of G's encoder whose hint convolution and output convolutions are zero."""
     return LatentControlNet.from_unet(G)

@@ -1,230 +1,182 @@
-"""Photographs in: person folders checked whole, aligned and loaded; procedural people by name."""
+"""One person's pictures: read from a folder of files, or drawn."""
 
-import os
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
-import yaml
 
 from lib import checks, paths
-from lib.errors import MissingPicturesError, PairingError, PersonCardError, PictureSizeError
+from lib.errors import MissingPicturesError, PersonCardError, PictureSizeError
 from lib.images import to_tensor
-from lib.people import alignment, insightface_packs, procedural
-from lib.people.picture_files import SUFFIXES, load_picture, safe_name, unreadable
-from lib.restoration import photographs
+from lib.people import alignment, insightface_packs, picture_folders, procedural
+from lib.people.person_card import card_of_plain_folder, read_card
+from lib.people.picture_files import load_picture, safe_name
 
-FEWEST_REFERENCES = 3
-CARD = {"name": str, "class_noun": str, "source": str, "terms": str, "real": bool}
+FIRST_TARGET = 100  # number of the first shot of a procedural person that is not a reference
 
 
 @dataclass(frozen=True)
-class PersonFolder:
-    """One person's pictures, aligned, in natural order of their file names."""
+class Person:
+    """One person's pictures, aligned: references to learn from, inputs to restore, and their ground truth.
+
+    All pictures are float32 in [-1, 1]. Nothing may be tuned on `targets`.
+    """
 
     name: str
-    class_noun: str  # "person", "man"...: what prompts call them
-    source: str
-    terms: str
-    real: bool
-    references: torch.Tensor  # float32 (R, 3, S, S), [-1, 1]
-    inputs: torch.Tensor | None  # float32 (N, 3, S, S), degraded; None for a procedural person
-    targets: torch.Tensor | None  # float32 (N, 3, S, S), clean, in the order of inputs
-    stems: list  # N names, of inputs and targets
-    reference_captions: list | None = None  # R and N texts, where they are known
-    captions: list | None = None
-    photographs: list | None = (
-        None  # N pairs where photographs were aligned: the file, and the (2, 3) array from it to the crop
-    )
+    class_noun: str  # what prompts call such people: "person", "man"
+    source: str  # where the pictures come from
+    terms: str  # on what terms they may be used
+    real: bool  # whether the person exists
+    references: torch.Tensor  # (R, 3, S, S)
+    inputs: torch.Tensor | None = None  # (N, 3, S, S), degraded
+    targets: torch.Tensor | None = None  # (N, 3, S, S), the ground truth, in the order of the inputs
+    stems: list = field(default_factory=list)  # N names of the inputs and targets
+    reference_captions: list | None = None  # R texts, where they are known
+    captions: list | None = None  # N texts
+    photographs: list | None = None  # N pairs: the file, and the (2, 3) matrix from its pixels to those of the crop
+    scorer: str | None = None  # the recogniser that knows such faces; None for procedural people
 
 
-def read_card(folder):
-    """The `person.yaml` of a person folder.
+def procedural_person(name, size=128, references=10, inputs=4):
+    """A drawn person by name, with the ground truth of test images that the caller degrades.
 
-    Args: folder. Returns a dict of CARD's fields; source and terms are "" where an invented person gives none.
-    Raises PersonCardError: missing, not YAML, a field missing, unknown or mistyped, a real person without source or terms.
+    Args: name, such as "people:1009"; size, pixels; references, how many shots 0, 1, ...; inputs, how many of the
+    shots 100, 101, ..., which become `targets`.
+    Returns a Person without inputs. Raises BadPersonError, MissingPicturesError (too few references), RangeError.
     """
-    file, remedy = Path(folder, "person.yaml"), f"Remedy: write the fields {', '.join(CARD)} (real: true or false)."
-    if not file.is_file():
-        raise PersonCardError(f"No person.yaml: {file}. {remedy}")
-    try:
-        card = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
-        raise PersonCardError(f"Not YAML: {file} ({error}). {remedy}") from error
-    fault = _card_fault(card)
-    if fault:
-        raise PersonCardError(f"{fault}: {file}. {remedy}")
-    return {"source": "", "terms": "", **card}
-
-
-def _card_fault(card):
-    if not isinstance(card, dict):
-        return "Not a list of fields"
-    if set(card) - set(CARD):
-        return f"Unknown fields {sorted(map(str, set(card) - set(CARD)))}"
-    for key, kind in CARD.items():
-        if key not in card and (key not in ("source", "terms") or card["real"]):
-            return f"Field {key!r} is missing"
-    for key in card:
-        if not isinstance(card[key], CARD[key]):
-            return f"Field {key!r} is {type(card[key]).__name__}, not {CARD[key].__name__} (quote texts)"
-    if card["real"] and not (card["source"].strip() and card["terms"].strip()):
-        return "A real person needs a source and terms"
-    if not re.fullmatch(r"[^\W_][\w '-]{0,39}", card["class_noun"]):
-        return "Field 'class_noun' is not a plain noun of at most 40 letters"
-    return None
-
-
-def _natural(file):
-    return [int(piece) if piece.isdecimal() else piece.casefold() for piece in re.split(r"(\d+)", file.name)]
-
-
-def list_pictures(folder, part):
-    """The picture files of one part of a person folder, in natural order ("i2" before "i10"); hidden files are passed over.
-
-    Args: folder, a person folder; part, "references", "inputs" or "targets". Returns a list of at least one Path.
-    Raises MissingPicturesError, UnreadablePictureError (no picture's suffix), UnsafePathError (a link that leads out,
-    an unusable name), PairingError (the same stem twice).
-    """
-    found = {}
-    files = [file for file in Path(folder, part).glob("*") if not file.name.startswith(".")]
-    if not files:
-        raise MissingPicturesError(
-            f"No pictures: {Path(folder, part)} is missing or empty. Remedy: put photographs there."
-        )
-    for file in sorted(files, key=_natural):
-        if not os.path.exists(file):  # a link to nothing or to itself, which cannot be followed
-            raise unreadable(file, "Broken link")
-        paths.child(folder, part, file.name)
-        if file.suffix.lower() not in SUFFIXES:
-            raise unreadable(file, "Not a picture file")
-        stem = safe_name(file.stem).casefold()
-        if stem in found:
-            raise PairingError(
-                f"The same stem twice: {found[stem]} and {file.name}. Remedy: rename one, or take it away."
-            )
-        found[stem] = file
-    return list(found.values())
-
-
-def _pair(inputs, targets):
-    stems = [file.stem for file in inputs]
-    lonely = sorted({file.stem for file in targets} ^ set(stems)) if targets else []
-    if lonely:
-        raise PairingError(
-            f"Targets and inputs do not pair: {lonely} in {inputs[0].parents[1]}. Remedy: give each input one "
-            f"target of the same stem, or leave the targets folder out."
-        )
-    return {file.stem: file for file in targets}
-
-
-def _check_all(references, inputs, targets):
-    shapes = {file: load_picture(file).shape for file in (*references, *inputs, *targets.values())}
-    for file in inputs:
-        target = targets.get(file.stem, file)
-        if shapes[target] != shapes[file]:
-            raise PictureSizeError(
-                f"Target of another size than its input: {target} {shapes[target][1::-1]}, {file} "
-                f"{shapes[file][1::-1]} (width, height). Remedy: give both the same size."
-            )
-
-
-def _crop(file, size, pack, root, choose):
-    picture = load_picture(file)
-    if pack is not None:
-        return alignment.align(picture, pack, size, root, choose, where=file)
-    if picture.shape[0] != picture.shape[1]:
-        raise PictureSizeError(
-            f"Not an aligned square crop: {file}, {picture.shape[1]}x{picture.shape[0]}. Remedy: give an "
-            f"insightface pack (ALIGNER buffalo_l) so that it is found and aligned."
-        )
-    return alignment.resize(picture, size), None
-
-
-def _input(file, references, size, pack, root, choose, scorer):
-    """The crop of an input, and where it was cut; with `choose` "person", of the face that is the person by the references."""
-    picture = load_picture(file)
-    if choose != "person" or pack is None:
-        return _crop(file, size, pack, root, choose)
-    found = photographs.find(picture, to_tensor(references), pack, scorer, size, file, root)
-    return alignment.warp(picture, found.matrices[found.person], size), found.matrices[found.person]
-
-
-def load_person(folder, size=128, pack=None, choose="only", root=insightface_packs.INSIGHTFACE, scorer=None):
-    """A person folder, checked whole before anything is aligned.
-
-    Args: folder (`paths.from_root`) with references/*, inputs/*, targets/* (optional) and person.yaml; size of the crops; pack, None when
-    the pictures are aligned square crops already, else the insightface pack (`insightface_packs.pack_folder`) that aligns whole
-    photographs; choose, "only" or "largest" face, or in an input the "person", whom the recogniser `scorer` (the pack's own
-    unless given) finds by the references; root of named packs. A target is aligned as its input is.
-    Returns a PersonFolder. Raises the errors of `read_card`, `list_pictures`, `load_picture`, `alignment.align`, `photographs.find`;
-    MissingPicturesError (folder, too few references), PairingError, PictureSizeError.
-    """
-    folder, size = paths.from_root(folder), checks.whole("size", size, least=32)
-    if not folder.is_dir():
-        raise MissingPicturesError(
-            f"No person folder: {folder}. Remedy: check the path, or name a procedural person, such as people:1009."
-        )
-    card = read_card(folder)
-    safe_name(card["name"])
-    references, inputs = list_pictures(folder, "references"), list_pictures(folder, "inputs")
-    _enough(len(references), folder / "references")
-    targets = _pair(inputs, list_pictures(folder, "targets") if (folder / "targets").exists() else [])
-    if pack is not None:
-        insightface_packs.pack_folder(pack, root)
-    _check_all(references, inputs, targets)
-    faces = [_crop(file, size, pack, root, "only" if choose == "person" else choose)[0] for file in references]
-    crops, matrices = zip(*[_input(file, faces, size, pack, root, choose, scorer) for file in inputs])
-    clean = [_target(targets[file.stem], matrix, size) for file, matrix in zip(inputs, matrices)] if targets else None
-    return PersonFolder(
-        **card,
-        references=to_tensor(faces),
-        inputs=to_tensor(list(crops)),
-        stems=[file.stem for file in inputs],
-        targets=to_tensor(clean) if clean else None,
-        photographs=None if pack is None else list(zip(inputs, matrices)),
-    )
-
-
-def _enough(count, where):
-    if count < FEWEST_REFERENCES:
-        raise MissingPicturesError(
-            f"Too few references: {count} in {where}, at least {FEWEST_REFERENCES} are needed (the paper "
-            f"uses about 10). Remedy: add photographs of the person."
-        )
-
-
-def _target(file, matrix, size):
-    picture = load_picture(file)
-    return alignment.resize(picture, size) if matrix is None else alignment.warp(picture, matrix, size)
-
-
-def open_person(name, size=128, pack=None, references=10, inputs=4, **how):
-    """A person by name: "people:1009" drawn by lib.people.procedural, anything else a folder for `load_person`.
-
-    Args: name; size of the crops; pack as in `load_person`, with its further arguments; references and inputs, how many
-    shots of a procedural person: 0, 1, ... as references, 100, 101, ... as targets, which the caller degrades.
-    Returns a PersonFolder; that of a procedural person has captions and no inputs.
-    Raises the errors of `load_person`, people.BadPersonError, MissingPicturesError for too few references.
-    """
-    if not str(name).startswith("people:"):
-        return load_person(name, size, pack, **how)
     person = procedural.parse(name)
-    _enough(references, name)
-    shots = [*range(references), *range(100, 100 + inputs)]
-    drawn = procedural.render([(person, person.shot(k)) for k in shots], size)
+    picture_folders.check_reference_count(checks.whole("references", references), name)
+    checks.whole("inputs", inputs, least=1)
+    numbers = [*range(references), *range(FIRST_TARGET, FIRST_TARGET + inputs)]
+    drawn = procedural.render([(person, person.shot(number)) for number in numbers], size)
     pictures, captions = to_tensor(drawn.pictures), drawn.captions
-    return PersonFolder(
+    return Person(
         name=person.name,
         class_noun="person",
         source="lib.people.procedural",
         terms="an invented person",
         real=False,
         references=pictures[:references],
-        reference_captions=captions[:references],
-        inputs=None,
         targets=pictures[references:],
+        stems=[f"image{number}" for number in numbers[references:]],
+        reference_captions=captions[:references],
         captions=captions[references:],
-        stems=[f"shot{k}" for k in shots[references:]],
     )
+
+
+def load_folder(
+    folder,
+    size=128,
+    pack=None,
+    choose="only",
+    *,
+    references=None,
+    inputs=None,
+    check_references=None,
+    find_person=None,
+    scorer=None,
+    class_noun=None,
+    source=None,
+    terms=None,
+    real=None,
+    root=insightface_packs.INSIGHTFACE,
+):
+    """One person's photographs from a folder; every file is checked before the first is aligned.
+
+    A person folder holds person.yaml, references/, and perhaps inputs/ and targets/ (the ground truth, with the
+    stems of the inputs). In a plain folder the photographs lie directly; all of them are references.
+    Args: folder (`paths.from_root`); size of the crops, pixels; pack, the insightface pack that aligns whole
+    photographs, or None for square crops that are aligned already; root of named packs; choose, "only" or "largest"
+    face of a photograph; references and inputs, at most so many in natural order, None for all; scorer, the
+    recogniser that knows such faces, kept in the result; class_noun, source, terms and real, for a plain folder only;
+    check_references, a function (references (R, 3, S, S), R file names) that raises if one shows somebody else;
+    find_person, a function (photograph uint8 (H, W, 3), references (R, 3, S, S), file) -> (2, 3) matrix that finds the
+    person among the faces of an input (lib.restoration.photographs.PersonFinder), or None to `choose` there, too.
+    Returns a Person; a target is aligned as its input is. Raises the errors of `read_card`,
+    `picture_folders.list_pictures`, `load_picture`, `alignment.align` and `find_person`; MissingPicturesError,
+    PairingError, PictureSizeError, RangeError.
+    """
+    folder, size = paths.from_root(folder), checks.whole("size", size, least=32)
+    limits = [count if count is None else checks.whole("pictures", count, least=1) for count in (references, inputs)]
+    if not folder.is_dir():
+        raise MissingPicturesError(
+            f"No person folder: {folder}. Remedy: check the path, or name a procedural person, such as people:1009."
+        )
+    facts = {"class_noun": class_noun, "source": source, "terms": terms, "real": real}
+    card, files = _card_and_files(folder, limits, facts)
+    if pack is not None:
+        insightface_packs.pack_folder(pack, root)
+    picture_folders.check_files(files)
+    reader = _Reader(size, pack, root, choose, find_person)
+    crops = to_tensor([reader.align(file)[0] for file in files.references])  # (R, 3, size, size)
+    if check_references is not None:
+        check_references(crops, [file.name for file in files.references])
+    return Person(**card, references=crops, scorer=scorer, **_inputs(files, reader, crops))
+
+
+def _card_and_files(folder, limits, facts):
+    """The facts about the person, and the PersonFiles, of a person folder or of a plain one."""
+    if not (folder / "person.yaml").exists() and not (folder / "references").is_dir():
+        files = picture_folders.list_plain_folder(folder, limits[0])
+        card = card_of_plain_folder(folder, **{**facts, "real": facts["real"] is not False})
+    else:
+        given = [name for name, value in facts.items() if value is not None]
+        if given:
+            raise PersonCardError(
+                f"Both arguments and a card: {', '.join(given)} for {folder}. Remedy: write them into its person.yaml."
+            )
+        card, files = read_card(folder), picture_folders.list_person_folder(folder, *limits)
+    safe_name(card["name"])
+    return card, files
+
+
+def _inputs(files, reader, references):
+    """The fields of a Person that a folder without inputs leaves at their defaults."""
+    if not files.inputs:
+        return {}
+    crops, matrices = zip(*[reader.align_input(file, references) for file in files.inputs])
+    pairs = zip(files.inputs, matrices) if files.targets else []
+    targets = [reader.align_as(files.targets[file.stem], matrix) for file, matrix in pairs]
+    return {
+        "inputs": to_tensor(list(crops)),
+        "targets": to_tensor(targets) if targets else None,
+        "stems": [file.stem for file in files.inputs],
+        "photographs": None if reader.pack is None else list(zip(files.inputs, matrices)),
+    }
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """How the files of a folder become crops; the arguments are those of `load_folder`."""
+
+    size: int
+    pack: str | Path | None
+    root: str | Path
+    choose: str
+    find_person: object
+
+    def align(self, file):
+        """The crop of a file, uint8 (size, size, 3), and the matrix that made it (None for an aligned crop)."""
+        picture = load_picture(file)
+        if self.pack is not None:
+            return alignment.align(picture, self.pack, self.size, self.root, self.choose, where=file)
+        if picture.shape[0] != picture.shape[1]:
+            raise PictureSizeError(
+                f"Not an aligned square crop: {file}, {picture.shape[1]}x{picture.shape[0]}. Remedy: give an "
+                f"insightface pack (ALIGNER buffalo_l) so that it is found and aligned."
+            )
+        return alignment.resize(picture, self.size), None
+
+    def align_input(self, file, references):
+        """The same of an input, in whose photograph the person may have to be found by the references."""
+        if self.pack is None or self.find_person is None:
+            return self.align(file)
+        picture = load_picture(file)
+        matrix = np.asarray(self.find_person(picture, references, file))  # (2, 3)
+        return alignment.warp(picture, matrix, self.size), matrix
+
+    def align_as(self, file, matrix):
+        """The crop of a file, aligned as its input was."""
+        picture = load_picture(file)
+        return alignment.resize(picture, self.size) if matrix is None else alignment.warp(picture, matrix, self.size)

@@ -1,4 +1,4 @@
-"""One picture: read from a file in any mode and orientation, as a tensor, written with its mark as synthetic."""
+"""Picture files: read in any common mode and orientation, and written with a mark that says they are synthetic."""
 
 import struct
 import warnings
@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
-from lib.errors import PictureSizeError, SaveError, UnreadablePictureError, UnsafePathError
+from lib.errors import NoSpaceError, PictureSizeError, SaveError, UnreadablePictureError, UnsafePathError
 from lib.images import to_uint8
 from lib.paths import atomic_write
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")  # JPEG includes the phones' MPO
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-SMALLEST = 32  # pixels of the shorter side: fewer are no evidence of a face
+SMALLEST = 32  # pixels of the shorter side: fewer show no face
 LARGEST = 64_000_000  # pixels in all: more are a mistake or a decompression bomb
+LARGEST_FILE = 500_000_000  # bytes: LARGEST pixels of 16-bit RGB without compression, and some room
 SYNTHETIC = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 XMP = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -57,7 +58,10 @@ def _to_srgb(image, icc):
 
 
 def _too_large(path, how):
-    return PictureSizeError(f"Picture too large: {path}, {how}. Remedy: shrink it below {LARGEST // 10**6} megapixels.")
+    return PictureSizeError(
+        f"Picture too large: {path}, {how}. Remedy: shrink it below {LARGEST // 10**6} megapixels "
+        f"and {LARGEST_FILE // 10**6} MB."
+    )
 
 
 def _check_size(path, width, height):
@@ -71,25 +75,31 @@ def _check_size(path, width, height):
 
 
 def load_picture(path):
-    """One picture file as it is meant to be seen: upright by its EXIF, in sRGB by its colour profile.
+    """One picture file as a viewer shows it: turned by its EXIF orientation, converted to sRGB by its colour profile.
 
-    Greyscale, palette, CMYK and 16-bit files are converted (16 bits scaled, not clipped), transparency is laid on
-    white, and of an animated file the first frame is taken.
-    Args: path of a PNG, JPEG, WebP, TIFF, BMP or GIF. Returns uint8 RGB (H, W, 3).
-    Raises UnreadablePictureError (missing, empty, truncated, corrupt, no picture); PictureSizeError (a side below
-    SMALLEST, more than LARGEST pixels).
+    Greyscale, palette, CMYK and 16-bit files are converted (16 bits are scaled, not clipped). Transparency is laid on
+    white. The first frame of an animated file is read.
+    Args: path of a PNG, JPEG, WebP, TIFF, BMP or GIF.
+    Returns uint8 RGB (H, W, 3).
+    Raises UnreadablePictureError (missing, empty, truncated, corrupt, no picture), PictureSizeError (a side below
+    SMALLEST, more than LARGEST pixels or LARGEST_FILE bytes).
     """
     path = Path(path)
     if not path.is_file():  # before opening: a pipe would wait for ever
         raise unreadable(path, "No such picture file")
-    if path.stat().st_size == 0:
+    size = path.stat().st_size
+    if size == 0:
         raise unreadable(path, "Picture file is empty (0 bytes)")
+    if size > LARGEST_FILE:  # some decoders read a file whole before they look at it
+        raise _too_large(path, f"{size / 1e9:.1f} GB")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # LARGEST is stricter
             with Image.open(path, formats=FORMATS) as image:
                 _check_size(path, *image.size)
                 return np.array(_rgb(ImageOps.exif_transpose(image)))
+    except PictureSizeError:  # a ValueError, too
+        raise
     except Image.DecompressionBombError as error:
         raise _too_large(path, error) from error
     except Image.UnidentifiedImageError as error:
@@ -99,7 +109,7 @@ def load_picture(path):
 
 
 def safe_name(name):
-    """`name` unchanged if it can only ever be one file or folder name; raises UnsafePathError otherwise."""
+    """`name` unchanged, if it is the name of one file or folder and no path. Raises UnsafePathError."""
     if (
         not isinstance(name, str)
         or not 0 < len(name) <= 100
@@ -116,11 +126,11 @@ def safe_name(name):
 
 
 def save_picture(path, picture, synthetic=True):
-    """Write one PNG, whole or not at all, marked as synthetic unless it is not (PNG text and IPTC DigitalSourceType in XMP).
+    """Write one PNG completely or not at all, marked as synthetic (PNG text and IPTC DigitalSourceType in XMP).
 
-    Args: path, *.png, its folder is made; picture, float (3, H, W) or (1, 3, H, W) in [-1, 1], or uint8 (H, W, 3);
-    synthetic, False only for a picture that no model has touched. Returns the Path.
-    Raises UnsafePathError, PictureError, SaveError, NoSpaceError.
+    Args: path, *.png, whose folder is made; picture, float (3, H, W) or (1, 3, H, W) in [-1, 1], or uint8 (H, W, 3);
+    synthetic, False only for a picture that no model has changed.
+    Returns the Path. Raises UnsafePathError, PictureError, SaveError, NoSpaceError.
     """
     path = Path(path)
     safe_name(path.name)
@@ -137,6 +147,8 @@ def save_picture(path, picture, synthetic=True):
     try:
         with atomic_write(path) as aside:
             image.save(aside, format="PNG", pnginfo=notes)
+    except NoSpaceError:  # an OSError, too
+        raise
     except OSError as error:
         raise SaveError(f"Could not write {path} ({error}). Remedy: choose a folder that you may write to.") from error
     return path

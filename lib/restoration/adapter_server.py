@@ -1,87 +1,139 @@
-"""Several people's adapters on one base: swapped without loading it again, and served together in one batch."""
+"""Adapters of several people on one base system: loaded beside each other, and used together in one batch."""
 
 import copy
 from dataclasses import dataclass, field
-from pathlib import Path
 
+import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 
+from lib import checks
 from lib.errors import PersonalWeightsError
-from lib.models import personal_weights
-from lib.models.precision import move_to_device
-from lib.models.system import FIELD
-from lib.restoration.sampling import restore
+from lib.images import check_pictures
+from lib.models.personal_weights import check_loaded, personal_of, read_card, reading
+from lib.models.precision import Precision, lowered, move_to_device
+from lib.models.system import FIELD, System
+from lib.paths import from_root
+from lib.restoration.sampling import check_seeds, restore
 
 
-class PerSampleAdapters:
-    """A network with several adapters that gives each picture of a batch the adapter of its person; called like the network."""
+class PerSampleAdapters(torch.nn.Module):
+    """A network with several adapters that uses, for each sample of a batch, the adapter of that sample's person."""
 
-    def __init__(self, network, names=()):
+    def __init__(self, network, names):
+        super().__init__()
         self.network, self.names = network, list(names)
 
-    def __call__(self, x_t, *args, **kwargs):
-        return self.network(x_t, *args, adapter_names=self.names, **kwargs)
+    @property
+    def device(self):
+        """The device of the network."""
+        return self.network.device
 
-    def __getattr__(self, name):
-        return getattr(self.network, name)
+    def forward(self, x_t, *args, **kwargs):
+        """The network's output for x_t (N, C, h, w), N being the number of names."""
+        return self.network(x_t, *args, adapter_names=self.names, **kwargs)
 
 
 @dataclass
 class AdapterServer:
-    """People whose pivots were tuned by adapters on one base. Fill with `add`, then `restore`."""
+    """Personal adapters on one base system: `add` people, then `restore` their pictures together.
 
-    base: object  # lib.models.system.System; its G and E stay as they are
-    networks: dict = field(default_factory=dict)  # "G" or "E" -> a copy of it with everybody's adapters
-    facts: dict = field(default_factory=dict)  # name -> facts of the pivot
+    Args: base, the System that all of them were tuned on; its G and E stay as they are.
+    """
+
+    base: System
+    networks: dict = field(default_factory=dict)  # "G" or "E" -> a copy of it with the adapters of everybody
+    cards: dict = field(default_factory=dict)  # name -> the card of the person's weights
 
     def add(self, name, folder):
-        """Loads the adapters of a pivot folder under `name`; the base is not loaded again.
+        """Load a person's adapters under `name`; the base is neither loaded nor hashed again.
 
-        Raises PersonalWeightsError where the pivot has full weights, is damaged, or was tuned on another base; for a name in use.
+        Args: name; folder that `System.save_personal` wrote, seen from the repository.
+        Raises PersonalWeightsError for a name in use, full weights, another base, a damaged folder, or a person whose
+        tuning changed other networks than that of those already here; the server is then as before.
         """
-        folder, facts = Path(folder), personal_weights.facts_of(folder, self.base)
-        if name in self.facts:
+        folder = from_root(folder)
+        card = read_card(folder, self.base)
+        self._check(name, folder, card)
+        parts = {part: folder / file for file, part in FIELD.items() if part in card["changed"]}
+        try:
+            for part, where in parts.items():
+                self._load(part, name, where)
+        except PersonalWeightsError:
+            for part in parts:
+                self._remove(part, name)
+            raise
+        self.cards[name] = card
+
+    def _check(self, name, folder, card):
+        if name in self.cards:
             raise PersonalWeightsError(f"name in use: {name}. Remedy: another name for {folder}.")
-        if full := [part for part, key in FIELD.items() if key in facts["changed"] and not (folder / part).is_dir()]:
+        full = [part for file, part in FIELD.items() if part in card["changed"] and not (folder / file).is_dir()]
+        if full:
             raise PersonalWeightsError(
                 f"not adapters: {folder} holds full weights of {', '.join(full)}. Remedy: tune with LORA above 0."
             )
-        if self.facts and facts["changed"] != next(iter(self.facts.values()))["changed"]:
-            raise PersonalWeightsError(f"other parts changed: {folder} changes {facts['changed']}. Remedy: serve it apart.")
-        for part, key in FIELD.items():
-            if key in facts["changed"]:
-                self._adopt(key, name, folder / part)
-        self.facts[name] = facts
+        others = [card["changed"] for card in self.cards.values()]
+        if others and card["changed"] != others[0]:
+            raise PersonalWeightsError(
+                f"other networks changed: {folder} changes {card['changed']}, the others {others[0]}. "
+                "Remedy: serve it from a server of its own."
+            )
 
-    def _adopt(self, key, name, folder):
-        try:
-            if key in self.networks:
-                self.networks[key].load_adapter(str(folder), adapter_name=name)
+    def _load(self, part, name, folder):
+        with reading(folder):
+            if part in self.networks:
+                self.networks[part].load_adapter(str(folder), adapter_name=name)
             else:
-                network = copy.deepcopy(getattr(self.base, key))
-                self.networks[key] = PeftModel.from_pretrained(network, str(folder), adapter_name=name)
-            self.networks[key].to(self.base.device).requires_grad_(False).eval()
-        except Exception as error:  # peft, safetensors and json each raise their own
-            raise PersonalWeightsError(f"damaged pivot: {folder} ({str(error)[:160]}). Remedy: save the pivot again.") from error
+                network = copy.deepcopy(getattr(self.base, part))
+                self.networks[part] = PeftModel.from_pretrained(network, str(folder), adapter_name=name)
+            self.networks[part].to(self.base.device).requires_grad_(False).eval()
+            check_loaded(self.networks[part], load_file(folder / "adapter_model.safetensors"), name)
 
-    def restore(self, degraded, who, *, seeds, **options):
-        """Restores pictures, each by its own person's pivot, in one batch.
+    def _remove(self, part, name):
+        """Take a person's adapter out again; the network, too, when it was the only one."""
+        network = self.networks.get(part)
+        if network is None or name not in network.peft_config:
+            return
+        if len(network.peft_config) == 1:
+            del self.networks[part]
+        else:
+            network.delete_adapter(name)
 
-        degraded: (N, 3, H, W) in [-1, 1]; who: N names; seeds and options: as of `lib.restoration.sampling.restore`, without prompt; gamma is
-        that of the tuning unless given.
-        Returns (N, 3, H, W). Raises PersonalWeightsError for an unknown name, or people whose text pivots differ.
+    def restore(self, degraded, names, *, seeds, batch=8, precision=Precision(), gamma=None, **options):
+        """Restore pictures, each with the adapters of its own person.
+
+        Args: degraded, (N, 3, S, S) in [-1, 1]; names, N names that were added; seeds, batch, precision, gamma and
+        options as of `lib.restoration.sampling.restore`, without a prompt.
+        Returns (N, 3, S, S). Raises PersonalWeightsError for an unknown name or people whose prompts or gammas differ,
+        and the errors of `restore`.
         """
-        if strangers := sorted(set(who) - set(self.facts)):
+        degraded, batch = check_pictures(degraded, self.base.size), checks.whole("batch", batch, least=1)
+        personal, seeds = self._common(names, len(degraded)), check_seeds(seeds, len(degraded))
+        settings = dict(gamma=personal.gamma if gamma is None else gamma, precision=precision, batch=batch, **options)
+        restored = []
+        for start in range(0, len(degraded), batch):
+            here = slice(start, start + batch)
+            B = self._system(names[here], personal, precision)
+            restored.append(restore(B, degraded[here], seeds=seeds[here], **settings))
+        return torch.cat(restored)
+
+    def _common(self, names, count):
+        if unknown := sorted(set(names) - self.cards.keys()):
+            known = ", ".join(self.cards) or "nobody"
+            raise PersonalWeightsError(f"no adapters of {', '.join(unknown)}. Remedy: add them; here: {known}.")
+        settings = {(self.cards[name]["prompt"], self.cards[name]["gamma"]) for name in names}
+        if len(settings) != 1 or len(names) != count:
             raise PersonalWeightsError(
-                f"no pivot of {', '.join(strangers)}. Remedy: add it; there are {', '.join(self.facts) or 'none'}."
+                f"{len(names)} names with prompts and gammas {sorted(settings)} for {count} pictures. "
+                "Remedy: give one name for each picture, of people with one prompt and one gamma."
             )
-        tuned = {(self.facts[name]["prompt"], self.facts[name]["gamma"]) for name in who}
-        if len(tuned) != 1 or len(who) != len(degraded):
-            raise PersonalWeightsError(
-                f"{len(who)} names, prompts and gammas {sorted(tuned)} for {len(degraded)} pictures. "
-                "Remedy: a name for each picture, of people with one text pivot and one gamma."
-            )
-        ((prompt, gamma),) = tuned
-        mixed = {key: PerSampleAdapters(network, who) for key, network in self.networks.items()}
-        move_to_device(serving := self.base.with_(**mixed), [self.base])
-        return restore(serving, degraded, prompt, seeds=seeds, batch=len(who), **{"gamma": gamma} | options)
+        return personal_of(self.cards[names[0]])
+
+    def _system(self, names, personal, precision):
+        """The base with the adapters of these people in it, in the precision that is wanted."""
+        networks = {part: lowered(network, precision.dtype) for part, network in self.networks.items()}
+        parts = {part: PerSampleAdapters(network, names) for part, network in networks.items()}
+        B = self.base.personalised(personal, **parts)
+        move_to_device(B, [self.base])
+        return B

@@ -1,4 +1,4 @@
-"""Whole photographs: the known person found among the faces, her crop restored, and pasted back under a soft mask."""
+"""Whole photographs: find the known person among the faces, restore that crop, and paste it back under a soft mask."""
 
 from dataclasses import dataclass
 
@@ -6,129 +6,145 @@ import cv2
 import numpy as np
 import torch
 
-from lib.errors import FaceError, NotThePersonError
+from lib.errors import FaceError
 from lib.images import to_tensor, to_uint8
-from lib.metrics import identity
-from lib.people import alignment, insightface_packs
+from lib.people import alignment
+from lib.restoration.person_identity import PersonIdentity
 
-FEATHER = 0.12  # of a crop's side: how wide the mask falls from one to nothing
-# Identity with the references below which nobody is taken for the person: two people have about 0.02, a person in a heavily degraded
-# photograph about 0.3 (tests/test_real_models.py).
-ALIKE = 0.15
+FEATHER = 0.12  # width of the mask's border, as a fraction of the crop's side
 OTHERS = ("leave", "blind")
 
 
 @dataclass(frozen=True)
-class Found:
-    """The faces of a photograph, largest first, and which of them is the person."""
+class FoundFaces:
+    """The faces of a photograph, largest first, and the index of the known person among them."""
 
     crops: torch.Tensor  # (F, 3, S, S), [-1, 1]
     matrices: list  # F (2, 3) arrays, from pixels of the photograph to pixels of a crop
-    alike: torch.Tensor  # (F,), identity with the references
+    identities: torch.Tensor  # (F,), identity with the references
     person: int
 
 
-def find(
-    photograph, references, pack, scorer=None, size=512, where="this photograph", root=insightface_packs.INSIGHTFACE
-):
-    """The faces of a photograph, and the known person among them: who is most alike to the references.
+def find_person(photograph, references, pack, scorer=None, size=512, where="this photograph", **root):
+    """All faces of a photograph, and the one that resembles the references most.
 
-    Args: photograph, uint8 RGB (H, W, 3); references, (R, 3, S, S), aligned crops of the person; pack, the insightface pack that finds
-    faces, and root of named ones; scorer, the recogniser that tells who is who (the pack's own unless given); size of a crop; where,
-    what errors call the photograph. Returns Found. Raises NoFaceError, NotThePersonError, PackError.
+    Args: photograph, uint8 RGB (H, W, 3); references, aligned crops of the person (R, 3, S, S) in [-1, 1]; pack, the
+    insightface pack that detects faces, and root of named packs; scorer, the recogniser, the pack's own by default;
+    size of a crop, pixels; where, what errors call the photograph.
+    Returns FoundFaces. Raises NoFaceError, NotThePersonError, PictureSizeError (a face of too few pixels), PackError.
     """
-    faces = alignment.find_faces(photograph, pack, root)
-    alignment.one_face(faces, where, "largest")  # the error of a photograph without any
-    matrices = [alignment.similarity(face.points, alignment.template(size)) for face in faces]
-    crops = _cut(photograph, matrices, size)  # (F, 3, size, size)
-    teller = scorer or insightface_packs.pack_folder(pack, root)
-    alike = identity.to_references(identity.embed(crops, teller), identity.embed(references, teller))
-    return Found(crops, matrices, alike, _person(alike, where))
+    return PersonFinder(pack, scorer, size, **root).find_faces(photograph, references, where)
 
 
-def _cut(photograph, matrices, size):
+class PersonFinder(PersonIdentity):
+    """Finds one person in many photographs; called, it returns the matrix of the person's face (for `load_folder`).
+
+    Args: as of `find_person`. The references are embedded once.
+    """
+
+    def __call__(self, photograph, references, where):
+        found = self.find_faces(photograph, references, where)
+        return found.matrices[found.person]
+
+    def find_faces(self, photograph, references, where="this photograph"):
+        """The FoundFaces of a photograph; arguments and errors as of `find_person`."""
+        faces = alignment.find_faces(photograph, self.pack, self.root)
+        alignment.one_face(faces, where, "largest")  # raises the error of a photograph without a face
+        matrices = [alignment.similarity(face.points, alignment.template(self.size)) for face in faces]
+        crops = cut_crops(photograph, matrices, self.size)  # (F, 3, size, size)
+        identities = self.with_references(crops, references)  # (F,)
+        person = int(torch.argmax(identities))
+        self.check_found(identities, where)
+        alignment.check_face_size(faces[person], where)
+        return FoundFaces(crops, matrices, identities, person)
+
+
+def cut_crops(photograph, matrices, size):
+    """The crops (F, 3, size, size) in [-1, 1] of a photograph, uint8 (H, W, 3), by F matrices (2, 3)."""
     return to_tensor(np.stack([alignment.warp(photograph, matrix, size) for matrix in matrices]))
 
 
-def _person(alike, where):
-    best = int(torch.argmax(alike))
-    if alike[best] < ALIKE:
-        raise NotThePersonError(
-            f"The person is not in {where}: identity with the references is {alike[best]:.2f} at most, of {len(alike)} "
-            f"faces. Remedy: another photograph, a crop of the person, or references nearer in age."
-        )
-    return best
-
-
 def restore_photograph(
-    photograph, person, blind=None, *, references, pack, scorer=None, size=512, others="leave", where="this photograph"
+    photograph,
+    restore_person,
+    restore_other=None,
+    *,
+    references,
+    pack,
+    scorer=None,
+    size=512,
+    others="leave",
+    where="this photograph",
 ):
-    """A photograph in which the known person, and on request everybody else, has been restored.
+    """A photograph in which the known person has been restored and, if wanted, everybody else.
 
-    Args: as of `find`, and person and blind, functions from crops (N, 3, size, size) in [-1, 1] to restored ones, for the known person
-    and for other faces; others, "leave" other faces as they are or restore them "blind".
-    Returns uint8 (H, W, 3), of the same size, and the identity of every face with the references, largest face first.
-    Raises the errors of `find`; FaceError for another `others`.
-    Source: Dual-Pivot Tuning, section V.A (faces are aligned as in CodeFormer); other people are ours to leave.
+    Args: as of `find_person`; restore_person and restore_other, functions from crops (N, 3, size, size) in [-1, 1] to
+    restored ones, for the known person and for other faces; others, "leave" other faces or restore them "blind".
+    Returns uint8 (H, W, 3) of the same size, and the identity of every face with the references, largest face first.
+    Raises the errors of `find_person`; FaceError for another `others`.
+    Source: Dual-Pivot Tuning, section V.A (faces are aligned as in CodeFormer); leaving other people is our choice.
     """
-    check_others(others, blind)
-    found = find(photograph, references, pack, scorer, size, where)
-    k = found.person
-    return _laid(
-        photograph,
-        person(found.crops[k : k + 1]),
-        found.matrices[k],
-        found.matrices,
-        blind if others == "blind" else None,
-        size,
-    ), found.alike
+    check_others(others, restore_other)
+    found = find_person(photograph, references, pack, scorer, size, where)
+    if others == "blind":
+        photograph = _restore_others(photograph, found.matrices, found.matrices[found.person], restore_other, size)
+    crop = restore_person(found.crops[found.person : found.person + 1])  # (1, 3, size, size)
+    return paste(photograph, to_uint8(crop)[0], found.matrices[found.person]), found.identities
 
 
-def lay_back(photograph, crop, matrix, blind=None, pack=None):
-    """A photograph with the person's restored crop back in its place, and everybody else restored by `blind`, if it is given.
+def paste_person(photograph, crop, matrix, restore_other=None, pack=None):
+    """A photograph with the person's restored crop pasted back and, if wanted, everybody else restored.
 
-    Args: photograph, uint8 (H, W, 3); crop, (1, 3, S, S) in [-1, 1]; matrix, (2, 3), where it was cut; blind, as of
-    `restore_photograph`, for which pack finds the other faces. Returns uint8 (H, W, 3). Raises PackError.
+    Args: photograph, uint8 (H, W, 3); crop, (1, 3, S, S) in [-1, 1]; matrix, (2, 3), by which it was cut;
+    restore_other, as of `restore_photograph`, for the faces that pack detects; None leaves them.
+    Returns uint8 (H, W, 3). Raises PackError.
     """
     size = crop.shape[-1]
-    faces = (
-        [alignment.similarity(face.points, alignment.template(size)) for face in alignment.find_faces(photograph, pack)]
-        if blind
-        else []
-    )
-    return _laid(photograph, crop, matrix, faces, blind, size)
+    if restore_other is not None:
+        faces = alignment.find_faces(photograph, pack)
+        matrices = [alignment.similarity(face.points, alignment.template(size)) for face in faces]
+        photograph = _restore_others(photograph, matrices, matrix, restore_other, size)
+    return paste(photograph, to_uint8(crop)[0], matrix)  # last, so that the person lies on top
 
 
-def _laid(photograph, crop, matrix, faces, blind, size):
-    strangers = [face for face in faces if not np.allclose(face, matrix)] if blind else []
-    for face in strangers:  # the person last, on top
-        photograph = paste(photograph, to_uint8(blind(_cut(photograph, [face], size)))[0], face)
-    return paste(photograph, to_uint8(crop)[0], matrix)
+def _restore_others(photograph, matrices, person, restore_other, size):
+    """The photograph with every face restored but the person's, whose matrix is `person`."""
+    for matrix in matrices:
+        if not np.allclose(matrix, person):
+            crop = restore_other(cut_crops(photograph, [matrix], size))  # (1, 3, size, size)
+            photograph = paste(photograph, to_uint8(crop)[0], matrix)
+    return photograph
 
 
-def check_others(others, blind=True):
-    """Raises FaceError where `others` is no choice for other faces, or is "blind" without a way to restore them so."""
-    if others not in OTHERS or (others == "blind" and blind is None):
+def check_others(others, restore_other=True):
+    """Raises FaceError if `others` is not one of OTHERS, or is "blind" without a function that restores other faces."""
+    if others not in OTHERS or (others == "blind" and restore_other is None):
         raise FaceError(
-            f'Unknown choice for other faces: {others!r}. Remedy: "leave", or "blind" with the function `blind`.'
+            f'Unknown choice for other faces: {others!r}. Remedy: "leave", or "blind" with a function for them.'
         )
 
 
 def paste(photograph, crop, matrix):
-    """A restored crop laid back over the photograph it was cut from, fading out towards its edges.
+    """A restored crop pasted over the photograph it was cut from, faded out towards its edges.
 
-    Args: photograph, uint8 (H, W, 3); crop, uint8 (S, S, 3); matrix, (2, 3) from pixels of the photograph to pixels of the crop.
+    Args: photograph, uint8 (H, W, 3); crop, uint8 (S, S, 3); matrix, (2, 3) from pixels of the photograph to pixels of
+    the crop.
     Returns uint8 (H, W, 3).
     """
-    finer = max(1.0, float(np.hypot(*matrix[:, 0])))  # pixels of the crop to one of the photograph
-    side = max(2, round(len(crop) / finer))
-    if side < len(crop):  # averaged first: a warp alone would skip pixels
-        crop, matrix = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA), _rescaled(matrix, side / len(crop))
-    place = lambda picture: cv2.warpAffine(
-        picture, matrix, photograph.shape[1::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    )  # noqa: E731
-    mask = place(soft_mask(len(crop)))[..., None]  # (H, W, 1)
-    return (mask * place(crop) + (1 - mask) * photograph).round().clip(0, 255).astype(np.uint8)
+    scale = max(1.0, float(np.hypot(*matrix[:, 0])))  # pixels of the crop per pixel of the photograph
+    side = max(2, round(len(crop) / scale))
+    if side < len(crop):  # averaged first, because a warp alone would skip pixels
+        matrix = _rescaled(matrix, side / len(crop))
+        crop = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
+    mask = _placed(soft_mask(len(crop)), matrix, photograph)[..., None]  # (H, W, 1)
+    blended = mask * _placed(crop, matrix, photograph) + (1 - mask) * photograph  # (H, W, 3)
+    return blended.round().clip(0, 255).astype(np.uint8)
+
+
+def _placed(crop, matrix, photograph):
+    """The crop where it lies in the photograph, and zero around it."""
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(crop, matrix, photograph.shape[1::-1], flags=flags)
 
 
 def _rescaled(matrix, times):
@@ -137,7 +153,7 @@ def _rescaled(matrix, times):
 
 
 def soft_mask(side):
-    """(side, side) float32: 1 inside, falling to 0 at the edges over FEATHER of the side, without a kink."""
+    """A float32 mask (side, side): 1 inside, with a smooth fall to 0 over FEATHER of the side at each edge."""
     ramp = np.clip((0.5 + np.minimum(np.arange(side), np.arange(side)[::-1])) / (FEATHER * side), 0, 1)
     ramp = ramp * ramp * (3 - 2 * ramp)
     return np.outer(ramp, ramp).astype(np.float32)

@@ -1,5 +1,6 @@
-"""Sampling from B: eq. 8 with gamma and w, and the wavelet colour fix."""
+"""Sampling from B: eq. 8 with gamma and guidance w, and the wavelet colour fix."""
 
+import copy
 from numbers import Integral
 
 import torch
@@ -7,7 +8,8 @@ import torch.nn.functional as F
 from diffusers.utils.torch_utils import randn_tensor
 
 from lib import checks
-from lib.errors import PictureError, PictureSizeError, SeedError
+from lib.errors import RangeError, SeedError
+from lib.images import check_pictures
 from lib.models.precision import Precision
 
 BINOMIAL = torch.tensor([1.0, 2.0, 1.0]) / 4
@@ -17,123 +19,178 @@ BINOMIAL = torch.tensor([1.0, 2.0, 1.0]) / 4
 def restore(
     B,
     degraded,
-    prompt="",
+    prompt=None,
     *,
     seeds,
     steps=50,
-    gamma=0.0,
+    gamma=None,
     w=1.0,
     colour_fix=True,
     batch=8,
-    levers=Precision(),
+    precision=Precision(),
     callback=None,
+    allow_untuned_steps=False,
 ):
-    """Restores pictures with B: eq. 8.
+    """Restore degraded pictures with B (eq. 8).
 
-    degraded: (N, 3, H, W) RGB in [-1, 1], at the system's size; prompt: for G, "" for blind restoration
-    (E always has the empty prompt); seeds: N integers, one CPU generator each; gamma in [0, 1]: the fraction of
-    the schedule, from the noisy end, without the prompt; w: guidance, 1 is conditional alone, 0 unconditional alone;
-    levers: of them, bf16 is of use here; callback(step, t, x_t, x_0) is told of every step of every batch.
-    Returns (N, 3, H, W) in [-1, 1] on the CPU.
-    Raises RangeError for steps < 2 (a single one would start at the clean end) or more than the schedule has, gamma
-    outside [0, 1] or w not finite, SeedError unless there are N seeds, PictureSizeError and PictureError for other pictures.
+    Args: B, a blind or personalised System; degraded, (N, 3, S, S) or (3, S, S) in [-1, 1]; prompt of G, None for the
+    system's own: the person's, or "" for a blind system (E always has the empty prompt); seeds, N whole numbers, one
+    CPU generator each, or the first of N that count on; steps from 2 to the schedule's; gamma in [0, 1], the share of
+    the schedule, from the noisy end, without the prompt, None for what the system was tuned with; w, guidance: 1
+    conditional, 0 unconditional; batch, pictures at a time; precision, whose dtype is used; callback(state) after each
+    step of each batch, with a dict of step, t, eps, x_t, x_0; allow_untuned_steps, permission for a gamma below the
+    tuned one.
+    Returns (N, 3, S, S) in [-1, 1] on the CPU.
+    Raises RangeError (steps, w, or a gamma below the tuned one), SeedError, PictureError, PictureSizeError.
     """
     steps = checks.whole("steps", steps, least=2, most=B.scheduler.config.num_train_timesteps)
-    gamma, w = checks.fraction("gamma", gamma), checks.finite("w", w)
-    checks.whole("batch", batch, least=1)
-    _check(B, degraded, seeds)
-    B = levers.sampling(B)
-    parts = zip(degraded.split(batch), torch.as_tensor(seeds).split(batch))
-    out = [
-        _restore_batch(B, part, prompt, s.tolist(), steps, gamma, w, colour_fix, levers, callback) for part, s in parts
-    ]
-    return torch.cat(out).cpu()
+    w, batch = checks.finite("w", w), checks.whole("batch", batch, least=1)
+    degraded = check_pictures(degraded, B.size, "degraded pictures")
+    prompt, gamma = _prompt_and_gamma(B, prompt, gamma, allow_untuned_steps)
+    seeds = check_seeds(seeds, len(degraded))
+    low = precision.sampling(B)
+    restored = []
+    for chunk, chunk_seeds in zip(degraded.split(batch), torch.tensor(seeds).split(batch)):
+        cleaned = B.in_chunks(B.clean, chunk)  # (n, 3, S, S)
+        denoise = Denoiser(low, prompt, B.in_chunks(B.encode, cleaned), gamma, w, precision)
+        x_0 = sample(denoise, B.scheduler, steps, chunk_seeds.tolist(), callback)  # (n, C, h, w)
+        pictures = B.in_chunks(lambda x: B.decode(x, clamp=False), x_0)  # (n, 3, S, S)
+        pictures = wavelet_colour_fix(pictures, cleaned) if colour_fix else pictures.clamp(-1, 1)
+        restored.append(pictures.cpu())
+    return torch.cat(restored)
 
 
-def _check(B, degraded, seeds):
-    if degraded.ndim != 4 or not len(degraded) or degraded.shape[1:] != (3, B.size, B.size):
-        raise PictureSizeError(
-            f"pictures of shape {tuple(degraded.shape)} for a system of {B.size} pixels. "
-            "Remedy: load them with lib.people.person at the system's size."
+def _prompt_and_gamma(B, prompt, gamma, allow_untuned_steps):
+    """The prompt and gamma of a restoration: those asked for, else the system's own."""
+    tuned = B.personal
+    if gamma is None:
+        gamma = tuned.gamma if tuned else 0.0
+    gamma = checks.fraction("gamma", gamma)
+    untuned = tuned and tuned.prompt and gamma < tuned.gamma and prompt in (None, tuned.prompt)
+    if untuned and not allow_untuned_steps:
+        raise RangeError(
+            f"gamma out of range: {gamma:g}, but G was tuned with {tuned.gamma:g} and never had its prompt at the "
+            "steps between. Remedy: leave gamma out, tune with this one, or pass allow_untuned_steps=True."
         )
-    if not degraded.abs().max() <= 1:
-        raise PictureError(
-            "pictures hold values outside [-1, 1] or NaN. Remedy: lib.images.to_tensor makes such tensors of bytes."
-        )
-    whole = all(isinstance(seed, Integral) and not isinstance(seed, bool) and 0 <= seed < 2**63 for seed in seeds)
-    if len(seeds) != len(degraded) or not whole:
-        raise SeedError(
-            f"seeds {list(seeds)[:8]} for {len(degraded)} pictures. Remedy: give each picture one whole number >= 0."
-        )
+    if prompt is None:
+        prompt = tuned.prompt if tuned else ""
+    return prompt, gamma
 
 
-def _restore_batch(B, degraded, prompt, seeds, steps, gamma, w, colour_fix, levers, callback):
-    cleaned = B.in_parts(B.clean, degraded)  # (N, 3, H, W)
-    hint = B.in_parts(B.encode, cleaned)  # (N, C, h, w)
-    null, text = (B.embed([p]).expand(len(hint), -1, -1) for p in ("", prompt))  # (N, 40, D)
-    generators = [torch.Generator().manual_seed(s) for s in seeds]
-    x_t = randn_tensor(hint.shape, generators, B.device)
-    B.scheduler.set_timesteps(steps, device=B.device)
-    t_end = B.prompted_below(gamma)
-    for k, t in enumerate(B.scheduler.timesteps):
-        with levers.autocast(B.device):
-            eps = guided_eps(B, x_t, t, text, null, hint, w if t < t_end else 0.0)
-        step = B.scheduler.step(eps.to(x_t), t, x_t, generator=generators)
-        x_t = step.prev_sample
+def check_seeds(seeds, count):
+    """One seed for each of `count` pictures, as a list; a single whole number counts on. Raises SeedError."""
+    if isinstance(seeds, Integral) and not isinstance(seeds, bool):
+        seeds = range(int(seeds), int(seeds) + count)
+    seeds = seeds.tolist() if torch.is_tensor(seeds) else list(seeds) if hasattr(seeds, "__iter__") else [seeds]
+    right = all(isinstance(s, Integral) and not isinstance(s, bool) and 0 <= s < 2**63 for s in seeds)
+    if len(seeds) != count or not right:
+        raise SeedError(f"seeds {seeds[:8]} for {count} pictures. Remedy: give one whole number >= 0 for each picture.")
+    return [int(seed) for seed in seeds]
+
+
+class Denoiser:
+    """The noise that eq. 8 predicts at (x_t, t), for one batch of hints.
+
+    Args: B; prompt of G; hint, (N, C, h, w); gamma, w as of `restore`; precision.
+    """
+
+    def __init__(self, B, prompt, hint, gamma, w, precision=Precision()):
+        self.B, self.hint, self.w, self.precision = B, hint, w, precision
+        self.null, self.text = (
+            words.expand(len(hint), -1, -1) for words in B.embed(["", prompt]).split(1)
+        )  # (N, L, D)
+        self.t_end = B.prompted_below(gamma) if prompt else 0  # without a prompt both branches are the same
+
+    @property
+    def shape(self):
+        """Shape (N, C, h, w) of x_t."""
+        return self.hint.shape
+
+    def __call__(self, x_t, t):
+        w = self.w if t < self.t_end else 0.0
+        return guided_eps(self.B, x_t, t, self.text, self.null, self.hint, w, self.precision)
+
+
+def guided_eps(B, x_t, t, text, null, hint, w, precision=Precision()):
+    """Right side of eq. 8: w B(x_t, p) + (1 - w) B(x_t, empty), in single precision.
+
+    A branch with weight 0 is not computed. E is evaluated once: its prompt is always empty.
+    Args: x_t, hint, (N, C, h, w); t, a step; text, null, (N, L, D). Returns (N, C, h, w).
+    """
+    with precision.autocast(B.device):
+        down, mid = B.E(x_t, t, null, controlnet_cond=hint, return_dict=False)
+
+    def G(prompt):
+        residuals = dict(down_block_additional_residuals=down, mid_block_additional_residual=mid)
+        with precision.autocast(B.device):
+            return B.G(x_t, t, prompt, **residuals).sample.to(x_t)
+
+    if w in (0, 1):
+        return G(text if w == 1 else null)
+    return w * G(text) + (1 - w) * G(null)
+
+
+def sample(denoise, scheduler, steps, seeds, callback=None):
+    """Ancestral sampling of x_0 from noise: the respaced DDPM.
+
+    Args: denoise(x_t, t), the predicted noise, with a `shape` and a system `B`; scheduler, which stays as it is; steps;
+    seeds, N whole numbers; callback as of `restore`. Returns x_0, (N, C, h, w).
+    """
+    scheduler = copy.copy(scheduler)  # its timesteps are those of one loop; other loops may run beside it
+    scheduler.set_timesteps(steps, device=denoise.B.device)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    x_t = randn_tensor(denoise.shape, generators, denoise.B.device)
+    for k, t in enumerate(scheduler.timesteps):
+        eps = denoise(x_t, t)
+        done = scheduler.step(eps, t, x_t, generator=generators)
+        x_t = done.prev_sample
         if callback:
-            callback(k, int(t), x_t, step.pred_original_sample)
-    restored = B.in_parts(B.decode, x_t)
-    return wavelet_colour_fix(restored, cleaned) if colour_fix else restored
+            callback({"step": k, "t": int(t), "eps": eps, "x_t": x_t, "x_0": done.pred_original_sample})
+    return x_t
+
+
+class PriorDenoiser:
+    """Classifier-free guidance of G alone, without E: what Stable Diffusion generates of a prompt."""
+
+    def __init__(self, B, prompt, count, w, precision):
+        self.B, self.w, self.precision = B, w, precision
+        side = B.G.config.sample_size
+        self.shape = (count, B.G.config.in_channels, side, side)
+        self.null, self.text = (words.expand(count, -1, -1) for words in B.embed(["", prompt]).split(1))  # (N, L, D)
+
+    def __call__(self, x_t, t):
+        with self.precision.autocast(self.B.device):
+            null, text = (self.B.G(x_t, t, prompt).sample.to(x_t) for prompt in (self.null, self.text))
+        return null + self.w * (text - null)
 
 
 @torch.no_grad()
-def generate(B, prompt, seeds, steps=50, w=7.5, batch=4, levers=Precision()):
-    """Pictures that G alone makes of a prompt, without E, one a seed: (N, 3, H, W) in [-1, 1] on the CPU.
+def generate(B, prompt, seeds, steps=50, w=7.5, batch=4, precision=Precision()):
+    """Pictures that G alone generates of a prompt: DreamBooth's class images, for prior preservation (eq. 2).
 
-    For prior preservation (eq. 2): the class images of DreamBooth, at the guidance w that is usual for Stable Diffusion.
+    Args: B; prompt; seeds, whole numbers; steps; w, the guidance usual for Stable Diffusion; batch; precision.
+    Returns (N, 3, S, S) in [-1, 1] on the CPU. Raises RangeError.
     """
-    B = levers.sampling(B)
-    made, null, text = [], *B.embed(["", prompt]).split(1)
-    side = B.G.config.sample_size
-    for part in torch.as_tensor(seeds).split(batch):
-        generators = [torch.Generator().manual_seed(s) for s in part.tolist()]
-        x_t = randn_tensor((len(part), B.G.config.in_channels, side, side), generators, B.device)
-        B.scheduler.set_timesteps(checks.whole("steps", steps, least=2), device=B.device)
-        for t in B.scheduler.timesteps:
-            with levers.autocast(B.device):
-                away, near = (B.G(x_t, t, prompt.expand(len(part), -1, -1)).sample.to(x_t) for prompt in (null, text))
-            x_t = B.scheduler.step(away + w * (near - away), t, x_t, generator=generators).prev_sample
-        made.append(B.in_parts(B.decode, x_t).cpu())
+    steps, low, made = checks.whole("steps", steps, least=2), precision.sampling(B), []
+    for chunk in torch.as_tensor(seeds).split(batch):
+        denoise = PriorDenoiser(low, prompt, len(chunk), w, precision)
+        made.append(B.in_chunks(B.decode, sample(denoise, B.scheduler, steps, chunk.tolist())).cpu())
     return torch.cat(made)
 
 
-def guided_eps(B, x_t, t, text, null, hint, w):
-    """Right side of eq. 8: w B(x_t, p) + (1 - w) B(x_t, empty), without the pass that w makes void.
-
-    x_t, hint: (N, C, h, w) latents; t: a step; text, null: (N, 40, D). E is asked once: its prompt is always empty.
-    """
-    down, mid = B.E(x_t, t, null, controlnet_cond=hint, return_dict=False)
-
-    def G(prompt):
-        return B.G(x_t, t, prompt, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample
-
-    if w == 1:
-        return G(text)
-    return G(null) if w == 0 else w * G(text) + (1 - w) * G(null)
-
-
 def wavelet_colour_fix(restored, cleaned, levels=5):
-    """High frequencies of `restored` on the lowest ones of `cleaned` (a trous wavelets with the 3x3 binomial kernel).
+    """High frequencies of `restored` on the lowest frequencies of `cleaned`, clamped to [-1, 1].
 
-    Both (N, 3, H, W); returns the same shape. Source: StableSR's wavelet fix, as DiffBIR applies it (5 levels).
+    Args: both (N, 3, H, W); levels of the a trous decomposition with the 3x3 binomial kernel. Returns the same shape.
+    Source: StableSR's wavelet fix, as DiffBIR applies it (5 levels).
     """
     return (restored + low_pass(cleaned, levels) - low_pass(restored, levels)).clamp(-1, 1)
 
 
 def low_pass(x, levels):
-    """`levels` binomial blurs of (N, 3, H, W) with holes of 1, 2, 4... pixels, edges repeated."""
+    """`levels` binomial blurs of (N, 3, H, W) with dilation 1, 2, 4...; edges are repeated."""
     kernel = torch.outer(BINOMIAL, BINOMIAL).to(x).expand(x.shape[1], 1, 3, 3)
     for level in range(levels):
-        hole = 2**level
-        x = F.conv2d(F.pad(x, (hole,) * 4, mode="replicate"), kernel, groups=x.shape[1], dilation=hole)
+        dilation = 2**level
+        x = F.conv2d(F.pad(x, (dilation,) * 4, mode="replicate"), kernel, groups=x.shape[1], dilation=dilation)
     return x

@@ -1,210 +1,149 @@
-"""The six arms of Figs 2 and 9 on many people: tuned, restored, measured. `lib.studies.statistics` compares them."""
+"""The six arms of Figs 2 and 9: how each is tuned, and how all of them restore the same pictures."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from urllib.parse import quote
 
-from lib import checks, paths
+from lib import checks
 from lib.degradation.recipes import recipe_named
 from lib.errors import RangeError
-from lib.metrics import registry
-from lib.models import personal_weights
 from lib.models.precision import move_to_device
-from lib.models.system import AT_ONCE, RARE_TOKEN
-from lib.people import procedural
+from lib.models.system import GAMMA, MAX_PIXELS
 from lib.people.picture_files import load_picture
-from lib.restoration import baselines, photographs
+from lib.restoration import photographs
 from lib.restoration.sampling import restore
-from lib.runs.record import write_json
-from lib.studies.person import case, prior
-from lib.training.pivots import check_part, model_pivot, prepare, textual_pivot
-from lib.training.trainer import Tuning
+from lib.training.pivots import TINY, model_pivot, prepare, textual_pivot
+from lib.training.trainer import Training
+from lib.training.tunable import check_trained
 
 ARMS = {
     "blind": "base G, base E",
     "swap": "G tuned alone, base E (eq. 5)",
     "in-context": "G tuned inside B, base E (eq. 6)",
     "encoder-only": "base G, E tuned on the person",
-    "swap + model pivot": "swap, then E retargeted around it",
-    "dual pivot": "in-context, then E retargeted around it (eq. 7)",
+    "swap + model pivot": "swap, then E tuned around it",
+    "dual pivot": "in-context, then E tuned around it (eq. 7)",
 }
+BLIND, SWAP, IN_CONTEXT, ENCODER, SWAP_MODEL, DUAL = ARMS
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One study: how many pictures, which degradation, and how both pivots are tuned."""
+    """One study: how many pictures, which degradation, and how both pivots are tuned.
+
+    Args: references and inputs, at most so many of each person; seeds, restorations of each input; recipe; steps of
+    sampling; gamma, of tuning and restoring; w, guidance; prior, pictures of other people for eq. 2, 0 for none;
+    degradations of each reference; trained, "all" of E or "repo150"; textual and model, a Training each.
+    Raises RangeError, RecipeError.
+    """
 
     references: int = 10
-    shots: int = 4  # degraded test pictures a person
-    seeds: int = 2  # restorations of each
+    inputs: int = 4
+    seeds: int = 2
     recipe: str = "tiny"
-    steps: int = 50  # of sampling
-    gamma: float = 0.5
+    steps: int = 50
+    gamma: float = GAMMA
     w: float = 1.0
-    prior: int = 0  # generic people of the prior-preservation term; 0 leaves it out
-    trained: str = "all"  # of E; "repo150" for the part that the published code trains
-    textual: Tuning = Tuning()
-    model: Tuning = Tuning(steps=60)
+    prior: int = 0
+    degradations: int = 8
+    trained: str = "all"
+    textual: Training = field(default=TINY[0])
+    model: Training = field(default=TINY[1])
 
     def __post_init__(self):
-        for name in ("references", "shots", "seeds"):
+        for name in ("references", "inputs", "seeds", "degradations"):
             checks.whole(name, getattr(self, name), least=1)
         checks.whole("prior", self.prior)
         checks.whole("steps", self.steps, least=2)
         checks.fraction("gamma", self.gamma)
         checks.finite("w", self.w)
         recipe_named(self.recipe)
-        check_part(self.trained, self.model.lora)
+        check_trained(self.trained, self.model.lora)
+
+    def key(self):
+        """The settings that decide a result, as JSON text."""
+        without = ("folder", "every", "quiet")
+        plan = asdict(self)
+        for part in ("textual", "model"):
+            plan[part] = {name: value for name, value in plan[part].items() if name not in without}
+        return json.dumps(plan, sort_keys=True)
 
 
 def check_arms(arms, needed=()):
     """Raises RangeError for an unknown arm, or without one of those needed."""
-    if wrong := [arm for arm in arms if arm not in ARMS] or [f"no {arm}" for arm in needed if arm not in arms]:
-        raise RangeError(
-            f"arm out of range: {wrong[0]!r}. Remedy: give some of {', '.join(ARMS)}"
-            f"{', among them ' * bool(needed)}{' and '.join(needed)}."
-        )
+    wrong = [arm for arm in arms if arm not in ARMS] or [f"no {arm}" for arm in needed if arm not in arms]
+    if wrong:
+        raise RangeError(f"arms out of range: {wrong[0]!r}. Remedy: give some of {', '.join(ARMS)}.")
 
 
-def tune_arms(B, case, plan, arms=tuple(ARMS), prior=None, folder=None):
-    """arm -> (system, prompt for G) of the wanted arms; what two arms share is tuned once.
+def tune_arms(B, person, plan, arms=tuple(ARMS), prior=None, folder=None):
+    """arm -> System, for the wanted arms; what two arms share is tuned once.
 
-    B: the blind system; case: the person; prior: `prepare`d generic people, or None; folder: where an interrupted
-    tuning keeps what is done. Raises RangeError for an unknown arm.
+    Args: B, the blind system; person; plan; arms; prior, `prepare`d pictures of other people, or None; folder, where an
+    interrupted tuning keeps its checkpoints. Raises RangeError for an unknown arm, and the errors of the pivots.
     """
     check_arms(arms)
-
-    def aside(tuning, arm):  # four checkpoints at most of a long tuning: at full size each is 10 GB
-        return (
-            replace(tuning, folder=str(Path(folder) / arm), every=max(tuning.every, tuning.steps // 4))
-            if folder
-            else tuning
-        )
-
-    shots, p = prepare(B, case.references, plan.recipe, seed=plan.textual.seed), case.prompt
-    tuned = {"blind": (B, "")}
-
-    def pivoted(work, around, *given, **how):  # a GPU that holds one person's networks need not hold those of every arm
-        move_to_device(around, [system for system, _ in tuned.values()])
-        return work(around, shots, *given, **how)
-
-    for arm, second, context in (("swap", "swap + model pivot", False), ("in-context", "dual pivot", True)):
+    data = prepare(B, person.references, plan.recipe, plan.degradations, plan.textual.seed)
+    tuned = {BLIND: B}
+    for arm, second, in_context in ((SWAP, SWAP_MODEL, False), (IN_CONTEXT, DUAL, True)):
         if arm in arms or second in arms:
-            tuned[arm] = pivoted(textual_pivot, B, p, aside(plan.textual, arm), in_context=context, prior=prior), p
+            move_to_device(B, tuned.values())
+            settings = dict(gamma=plan.gamma, in_context=in_context, prior=prior)
+            tuned[arm] = textual_pivot(B, data, person.class_noun, _in(plan.textual, folder, arm), **settings)
         if second in arms:
-            tuned[second] = pivoted(model_pivot, tuned[arm][0], p, aside(plan.model, second), trained=plan.trained), p
-    if "encoder-only" in arms:
-        tuned["encoder-only"] = pivoted(model_pivot, B, "", aside(plan.model, "encoder-only"), trained=plan.trained), ""
+            tuned[second] = _model_pivot(tuned[arm], data, plan, tuned, folder, second)
+    if ENCODER in arms:
+        tuned[ENCODER] = _model_pivot(B, data, plan, tuned, folder, ENCODER)
     return {arm: tuned[arm] for arm in arms}
 
 
-def save_personal(folder, B_p, B, case, plan):
-    """Writes a person's pivot, `B_p` against its base B, as a pivot folder with the facts of `case` and `plan`."""
-    personal_weights.save(
-        folder,
-        B_p,
-        B,
-        {
-            "token": RARE_TOKEN,
-            "class_noun": case.prompt.rpartition(f"{RARE_TOKEN} ")[2],
-            "prompt": case.prompt,
-            "gamma": plan.textual.gamma,
-            "steps": [plan.textual.steps, plan.model.steps],
-            "seed": plan.textual.seed,
-            "references": personal_weights.hash_of(case.references),
-        },
-    )
+def _model_pivot(B_p, data, plan, tuned, folder, arm):
+    move_to_device(B_p, tuned.values())  # a GPU need not hold the networks of every arm
+    return model_pivot(B_p, data, _in(plan.model, folder, arm), trained=plan.trained)
+
+
+def _in(training, folder, arm):
+    """The training with checkpoints in a folder of its arm; at most four of them, at full size each has 10 GB."""
+    if not folder:
+        return training
+    return replace(training, folder=str(Path(folder) / arm), every=max(training.every, training.steps // 4))
 
 
 def batch_size(B):
-    """How many pictures of the system's size a batch holds: 8 small ones, 4 of 512 px."""
-    return max(1, min(8, 4 * AT_ONCE // B.size**2))
+    """How many pictures of the system's size a batch holds: 8 of 128 px, 4 of 512 px."""
+    return max(1, min(8, 4 * MAX_PIXELS // B.size**2))
 
 
 def restore_arms(tuned, degraded, plan, beside=()):
-    """arm -> restorations (seeds, S, 3, H, W) of degraded pictures (S, 3, H, W); every arm starts from the same noise.
+    """arm -> restorations (K, N, 3, S, S) of degraded pictures (N, 3, S, S); every arm starts from the same noise.
 
-    beside: further systems, which make room on a GPU as the other arms do.
+    Args: tuned, arm -> System; plan, whose `seeds` is K; beside, further systems, which make room on a GPU.
     """
-    S, K = len(degraded), plan.seeds
-    batch = batch_size(next(iter(tuned.values()))[0])
-    seeds = [1000 * k + s for k in range(K) for s in range(S)]
-    options = dict(seeds=seeds, steps=plan.steps, gamma=plan.gamma, w=plan.w, batch=batch, levers=plan.textual.levers)
-    every = degraded.repeat(K, 1, 1, 1)
-    restored, systems = {}, [*(system for system, _ in tuned.values()), *beside]
-    for arm, (system, prompt) in tuned.items():
+    N, K = len(degraded), plan.seeds
+    systems = [*tuned.values(), *beside]
+    seeds = [1000 * k + n for k in range(K) for n in range(N)]
+    options = dict(seeds=seeds, steps=plan.steps, w=plan.w, batch=batch_size(systems[0]))
+    restored = {}
+    for arm, system in tuned.items():
         move_to_device(system, systems)
-        restored[arm] = restore(system, every, prompt, **options).unflatten(0, (K, S))
+        pictures = restore(system, degraded.repeat(K, 1, 1, 1), precision=plan.textual.precision, **options)
+        restored[arm] = pictures.unflatten(0, (K, N))
     return restored
 
 
-def restored_photographs(B, case, crops, plan, others="leave", pack=None, beside=()):
-    """stem -> photograph (H, W, 3), uint8, with the person's restored crop of `crops` (S, 3, H, W) back in it; none without photographs.
+def restored_photographs(B, person, crops, plan, others="leave", pack=None, beside=()):
+    """stem -> photograph, uint8 (H, W, 3), with the person's restored crop pasted in; empty for a person of crops.
 
-    others: "leave" other people in it, or restore them "blind" with B; pack finds them; beside: as of `restore_arms`.
+    Args: B, the blind system; crops, (N, 3, S, S); others, "leave" other people or restore them "blind" with B; pack,
+    which finds them; beside, as of `restore_arms`.
     """
+
+    def blind(crop):
+        return restore_arms({BLIND: B}, crop, plan, beside)[BLIND][0]
+
     photographs.check_others(others)
-    blind = (lambda crop: restore_arms({"": (B, "")}, crop, plan, beside)[""][0]) if others == "blind" else None
-    return {
-        stem: photographs.lay_back(load_picture(file), crops[s : s + 1], matrix, blind, pack)
-        for s, (stem, (file, matrix)) in enumerate(zip(case.stems, case.photographs or []))
-    }
-
-
-def score(case, restored):
-    """Tidy rows (person, arm, shot, seed, metric, value) of `restore_arms`' pictures, with the degraded input as an arm."""
-    rows = []
-    for arm, pictures in {"input": case.degraded[None], **restored}.items():
-        for seed, batch in enumerate(pictures):
-            for metric, values in registry.headline(batch, case.truth, case.references, case.scorer).items():
-                rows += [
-                    dict(person=case.name, arm=arm, shot=s, seed=seed, metric=metric, value=float(v))
-                    for s, v in enumerate(values)
-                ]
-    return rows
-
-
-def run(B, names, plan, folder, record, arms=tuple(ARMS), pack=None, scorer=None, others=baselines.NONE):
-    """The study: every person tuned, restored and scored, one file each in `folder`, so that a rerun goes on where it stopped.
-
-    others: the baselines, `baselines.opened`, whose restorations are further arms. Every person is opened before the first is
-    tuned. What was kept with another system, plan, scorer, or of other pictures is measured anew.
-    Returns the tidy rows of all, and (case, restored) of the person tuned last, to be looked at.
-    Raises RangeError without people, SplitError for people of two splits.
-    """
-    rows, shown, cases = (
-        [],
-        None,
-        [case(name, plan, B.size, pack, scorer) for name in checks.distinct("people", list(names))],
-    )
-    drawn = [procedural.parse(name) for name in names if name.startswith("people:")]
-    procedural.require(drawn, drawn[0].split if drawn else "test")
-    settings, priors = f"{B.fingerprint()} {plan} {list(arms)} {scorer} {others.files}", {}
-    for name, who in zip(names, cases):
-        around = " ".join(
-            [
-                settings,
-                *(personal_weights.hash_of(x) for x in (who.references, who.degraded, who.truth) if x is not None),
-            ]
-        )
-        kept = Path(folder) / "people" / f"{quote(name, safe='').replace('%3A', '-')}.json"
-        found = json.loads(kept.read_text()) if kept.is_file() else {}
-        if found.get("around") != around or name == names[-1]:
-            if who.prompt not in priors:
-                priors[who.prompt] = prior(B, who, plan)
-            shown = who, run_person(B, who, plan, record, arms, kept.with_suffix(""), others, priors[who.prompt])
-            write_json(kept, found := {"around": around, "rows": score(*shown)})
-            paths.remove(kept.with_suffix(""))
-        rows += found["rows"]
-    return rows, shown
-
-
-def run_person(B, who, plan, record, arms=tuple(ARMS), folder=None, others=baselines.NONE, prior=None):
-    """One person's restorations by each arm, `who` being the case; the seconds of both stages go to the record."""
-    with record.stage("tuning"):
-        tuned = tune_arms(B, who, plan, arms, prior, folder)
-    with record.stage("restoring"):
-        return restore_arms(tuned, who.degraded, plan, [B]) | baselines.restore(
-            others, who.degraded, plan.seeds, B.device
-        )
+    whole = {}
+    for n, (stem, (file, matrix)) in enumerate(zip(person.stems, person.photographs or [])):
+        restore_other = blind if others == "blind" else None
+        whole[stem] = photographs.paste_person(load_picture(file), crops[n : n + 1], matrix, restore_other, pack)
+    return whole

@@ -14,8 +14,8 @@ from lib.models.system import System, ddpm, encoder_from
 from lib.models.tiny import build_tokenizer
 from lib.people.procedural import WORDS
 from lib.restoration.sampling import guided_eps
-from lib.training.pivots import tunable
-from lib.training.trainer import Tuning
+from lib.training.trainer import Training
+from lib.training.tunable import tunable
 
 UNET = dict(
     sample_size=64,
@@ -64,7 +64,7 @@ def full_size(device="meta"):
 
 def tuned(B, part, lora=0):
     """B with `part`, "G" or "E", ready for tuning (full weights, or adapters of rank `lora`), and the rest frozen."""
-    return B.with_(**{part: tunable(getattr(B, part), Tuning(lora=lora)).train()})
+    return B.with_(**{part: tunable(getattr(B, part), Training(lora=lora)).train()})
 
 
 # ---- weights and disk ----

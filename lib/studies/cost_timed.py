@@ -11,11 +11,12 @@ from diffusers.optimization import get_scheduler
 
 from lib import checks
 from lib.degradation.degrade import degrade
+from lib.models.personal_weights import Personal
 from lib.models.precision import offloaded, parse
 from lib.restoration.sampling import restore
 from lib.runs import record
 from lib.studies.cost_counted import GB, tuned
-from lib.training.pivots import Prepared, model_pivot, pivot_prompt, prepare, textual_pivot
+from lib.training.pivots import Prepared, model_pivot, prepare, textual_pivot
 
 BASELINE = "baseline loop"
 SPEED_UP = "baseline / this"
@@ -31,9 +32,9 @@ class Clocked(Prepared):
 
     ticks: list = field(default_factory=list)
 
-    def draw(self, count, g):
+    def sample(self, count, g):
         self.ticks.append(_now(self.latents.device))
-        return super().draw(count, g)
+        return super().sample(count, g)
 
 
 def _now(device):
@@ -42,31 +43,34 @@ def _now(device):
     return time.perf_counter()
 
 
-def time_ours(B, prepared, prompt, tuning, part="G"):
+def time_ours(B, prepared, training, part="G"):
     """Seconds of each step of the library's textual pivot (part "G") or model pivot ("E"), without warm-up."""
     clocked = Clocked(prepared.latents, prepared.hints)
-    pivot = textual_pivot if part == "G" else model_pivot
-    pivot(B, clocked, prompt, replace(tuning, steps=tuning.steps + WARM_UP, quiet=True))
+    training = replace(training, steps=training.steps + WARM_UP, quiet=True)
+    if part == "G":
+        textual_pivot(B, clocked, training=training)
+    else:
+        model_pivot(B, clocked, training)
     return _between(clocked.ticks)
 
 
 # ---- the baseline loop ----
 
 
-def time_baseline(B, pictures, degraded, prompt, tuning, part="G"):
+def time_baseline(B, pictures, degraded, prompt, training, part="G"):
     """Seconds of each step of a loop as the diffusers examples write it (train_dreambooth.py, train_controlnet.py)."""
-    inside = tuned(B, part, tuning.lora)
+    inside = tuned(B, part, training.lora)
     with offloaded(B, part):  # `inside` has a copy of it
-        return _baseline_steps(inside, pictures, degraded, prompt, tuning, part)
+        return _baseline_steps(inside, pictures, degraded, prompt, training, part)
 
 
-def _baseline_steps(B, pictures, degraded, prompt, tuning, part):
+def _baseline_steps(B, pictures, degraded, prompt, training, part):
     weights = [weight for weight in getattr(B, part).parameters() if weight.requires_grad]
-    optimiser, ticks = torch.optim.AdamW(weights, lr=tuning.lr), []
+    optimiser, ticks = torch.optim.AdamW(weights, lr=training.lr), []
     schedule = get_scheduler("constant", optimizer=optimiser)
-    for step in range(tuning.steps + WARM_UP):
+    for step in range(training.steps + WARM_UP):
         ticks.append(_now(B.device))
-        baseline_loss(B, pictures, degraded, prompt, tuning.batch, torch.Generator().manual_seed(step)).backward()
+        baseline_loss(B, pictures, degraded, prompt, training.batch, torch.Generator().manual_seed(step)).backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
         schedule.step()
@@ -96,7 +100,7 @@ def _between(ticks):
 
 
 def variants(options, lora=0):
-    """Ways to tune, for `time_tuning`: name -> changes of a Tuning.
+    """Ways to tune, for `time_tuning`: name -> changes of a Training.
 
     Args: options, each some words of `precision.parse`; lora, a rank for one more way, or 0.
     """
@@ -104,18 +108,18 @@ def variants(options, lora=0):
     return found | ({f"LoRA {lora}": {"lora": lora}} if lora else {})
 
 
-def time_tuning(B, pictures, ways, tuning, rounds=3, part="G"):
+def time_tuning(B, pictures, ways, training, rounds=3, part="G"):
     """A table with one row per way of tuning: median seconds per step, speed-up over the baseline loop, peak GB.
 
-    Args: pictures (N, 3, H, W) of one person; ways, of `variants`; tuning, what they change; rounds, in each of which
+    Args: pictures (N, 3, H, W) of one person; ways, of `variants`; training, what they change; rounds, in each of which
     every way has its turn, so that other load on the machine meets all alike; part, "G" or "E".
     """
     checks.whole("rounds", rounds, least=1)
-    prompt, prepared = pivot_prompt(), prepare(B, pictures, "tiny", degradations=2)
+    prompt, prepared = Personal().prompt, prepare(B, pictures, "tiny", degradations=2)
     degraded = degrade(pictures, "tiny", range(len(pictures)))
-    works = {BASELINE: lambda: time_baseline(B, pictures, degraded, prompt, tuning, part)}
+    works = {BASELINE: lambda: time_baseline(B, pictures, degraded, prompt, training, part)}
     for name, changes in ways.items():
-        works[name] = lambda changes=changes: time_ours(B, prepared, prompt, replace(tuning, **changes), part)
+        works[name] = lambda changes=changes: time_ours(B, prepared, replace(training, **changes), part)
     seconds, peaks = {name: [] for name in works}, dict.fromkeys(works, 0)
     for _ in range(rounds):
         for name, work in works.items():

@@ -45,7 +45,7 @@ def measure(B, crowd, recipe="tiny", images=4, steps=50):
     return {
         **_psnr(B, degraded, restored, targets),
         **_perceptual(degraded, restored, targets),
-        "recogniser AUC": auc(identity.embeddings(clean), images),
+        "recogniser AUC": auc(identity.embed(clean), images),
         **_detection(find_landmarks(targets), landmarks),
         **_detection(find_landmarks(degraded), landmarks, ", degraded"),
     }

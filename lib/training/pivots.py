@@ -1,202 +1,216 @@
 """Dual-pivot tuning: `textual_pivot` personalises G (eqs 2, 5, 6), `model_pivot` retargets E around it (eq. 7)."""
 
-import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model
 
+from lib import checks
 from lib.degradation.degrade import degrade
-from lib.errors import PersonalWeightsError
-from lib.models.personal_weights import hash_of
+from lib.errors import PictureError, RangeError
+from lib.images import check_pictures
+from lib.models.personal_weights import Personal, picture_hash
 from lib.models.precision import offloaded
-from lib.models.system import RARE_TOKEN
-from lib.training.trainer import tune
+from lib.models.system import GAMMA, RARE_TOKEN
+from lib.training.trainer import Training, train
+from lib.training.tunable import check_trained, restrict_to_published, settle, tunable
 
-AWAY = ("vae", "cleaner", "text_encoder")  # of no use to tuning once `prepare` and `embed` have been asked
-ADAPTED = [
-    "to_q",
-    "to_k",
-    "to_v",
-    "to_out.0",
-    "proj_in",
-    "proj_out",
-    "net.0.proj",
-    "net.2",
-    "conv1",
-    "conv2",
-    "conv_shortcut",
-    "conv",
-    "time_emb_proj",
-]
-PUBLISHED_SHARE = 150 / 324  # the published code hands the first 150 of E's 324 tensors to its optimiser
-
-
-def pivot_prompt(class_noun="person", token=RARE_TOKEN):
-    """The text pivot p: "a photo of a sks person"."""
-    return f"a photo of a {token} {class_noun}"
-
-
-def class_prompt(prompt, token=RARE_TOKEN):
-    """p^pr of eq. 2: the text pivot without its rare token, "a photo of a person"."""
-    return prompt.replace(f"{token} ", "")
+UNUSED = ("vae", "cleaner", "text_encoder")  # by tuning: latents, hints and text embeddings are computed before it
+TINY = Training(steps=120, lr=2e-4), Training(steps=50, lr=1e-4)
+PAPER = Training(steps=2500, lr=8e-6, batch=1), Training(steps=800, lr=5e-5, batch=1)  # appendix C
 
 
 @dataclass
 class Prepared:
-    """Pictures made ready for tuning, once: clean latents and, for each, hints of several degradations of it."""
+    """Pictures prepared for tuning: their latents, and the hints of several degradations of each."""
 
     latents: torch.Tensor  # (N, C, h, w)
     hints: torch.Tensor  # (N, K, C, h, w)
-    source: str = (
-        ""  # what they were made of, by which checkpoints know them: a GPU need not encode to the same bytes twice
-    )
+    references: str = ""  # hash of the pictures
+    source: str = ""  # hash of pictures, recipe and base, stored in checkpoints
 
-    def known_by(self):
-        """What a checkpoint knows these shots by: their source, or the tensors themselves."""
-        return (self.source,) if self.source else (self.latents, self.hints)
-
-    def draw(self, count, g):
-        """Latents and hints (count, C, h, w) of pictures and degradations drawn by generator `g`."""
+    def sample(self, count, g):
+        """Latents and hints (count, C, h, w) of random pictures and degradations, drawn with generator `g`."""
         i = torch.randint(len(self.latents), (count,), generator=g)
         k = torch.randint(self.hints.shape[1], (count,), generator=g)
         return self.latents[i], self.hints[i, k]
 
 
+def default_trainings(B):
+    """(textual, model) settings for a system: the paper's at 512 px, this workbook's below."""
+    return PAPER if B.size >= 512 else TINY
+
+
 def prepare(B, pictures, recipe="tiny", degradations=8, seed=0):
-    """Caches what tuning needs of pictures (N, 3, H, W) in [-1, 1]: their latents, and hints of `degradations` draws each."""
-    seeds = lambda k: [seed + 1000 * k + n for n in range(len(pictures))]  # noqa: E731
-    hints = [
-        B.in_parts(lambda x: B.encode(B.clean(x)), degrade(pictures, recipe, seeds(k))[0]) for k in range(degradations)
-    ]
-    source = f"{hash_of(pictures)} {recipe} {degradations} {seed} {B.fingerprint('vae', 'cleaner')}"
-    return Prepared(B.in_parts(B.encode, pictures), torch.stack(hints, 1), source)
+    """Compute once what tuning reads: latents of pictures, and hints of `degradations` random degradations of each.
 
-
-def textual_pivot(B, shots, prompt, tuning, *, in_context=True, prior=None, prior_weight=1.0):
-    """Step 1: G tuned around the text pivot. In context, eq. 6: E steers from the degraded references while G learns;
-    out of context, eq. 5: G alone. With `prior` shots of other people, eq. 2's second term keeps the class.
-
-    B: the frozen system; shots: the person's `prepare`d references; prompt: the text pivot; tuning: steps and the like,
-    whose gamma leaves steps t >= (1 - gamma) T untrained (section IV-C). Returns the system with G_p in place of G.
+    Args: B; pictures, (N, 3, S, S) in [-1, 1]; recipe, of lib.degradation.recipes; degradations >= 1; seed. The paper
+    degrades anew at each step: the more degradations, the nearer to it. Returns Prepared.
+    Raises PictureError, RecipeError, RangeError.
     """
-    G = tunable(B.G, tuning)
-    null, text, plain = B.embed(["", prompt, class_prompt(prompt)])
-    t_end = max(1, B.prompted_below(tuning.gamma))
-    inside = B.with_(G=G, E=tuning.levers.frozen(B.E))
-
-    def loss_of(g):
-        loss = _eps_loss(inside, *shots.draw(tuning.batch, g), text, null, in_context, t_end, g)
-        if prior is not None:
-            loss = loss + prior_weight * _eps_loss(
-                inside, *prior.draw(tuning.batch, g), plain, null, in_context, t_end, g
-            )
-        return loss
-
-    others = () if prior is None else (*prior.known_by(), str(prior_weight))
-    around = *shots.known_by(), prompt, *others, *_weights(B, *(("G", "E") if in_context else "G"))
-    with offloaded(B, *AWAY, *(["G", "E"] if inside.E is not B.E else ["G"])):
-        tune(G, loss_of, tuning, "G in context" if in_context else "G alone", around)
-    return B.with_(G=settled(G))
+    pictures, degradations = check_pictures(pictures, B.size), checks.whole("degradations", degradations, least=1)
+    hints = []
+    for k in range(degradations):
+        seeds = [seed + 1000 * k + n for n in range(len(pictures))]
+        hints.append(B.in_chunks(lambda x: B.encode(B.clean(x)), degrade(pictures, recipe, seeds)))
+    base, references = B.fingerprint("vae", "cleaner"), picture_hash(pictures)
+    source = f"{references} {recipe} {degradations} {seed} {base}"
+    return Prepared(B.in_chunks(B.encode, pictures), torch.stack(hints, 1), references, source)
 
 
-def model_pivot(B_p, shots, prompt, tuning, *, trained="all"):
-    """Step 2, eq. 7: E tuned around the fixed G_p. E has the empty prompt; G_p has `prompt` where eq. 8 will give it.
+def textual_pivot(
+    B,
+    data,
+    class_noun="person",
+    training=None,
+    *,
+    token=RARE_TOKEN,
+    gamma=GAMMA,
+    in_context=True,
+    prior=None,
+    weight=1.0,
+):
+    """Step 1: tune G around the text pivot "a photo of a sks person". The text stays fixed.
 
-    Above (1 - gamma) T, G_p is asked without the prompt here as in eq. 8; the paper gives it the prompt at every step
-    (so does gamma = 0). Otherwise E would be fitted to a G_p that restoration never asks.
-    B_p: the system around the pivot; shots: `prepare`d pictures, the person's own or generic people; prompt: as in
-    step 1, or "" to tune E around a G that was never personalised; trained: "all" of E or "repo150", the tensors that
-    the published code trains (tuning.lora trains adapters instead). Returns the system with E_pr in place of E.
-    Raises PersonalWeightsError for another `trained`.
+    In context (eq. 6), E conditions G on the degraded references while G is tuned. Out of context (eq. 5), G is tuned
+    alone. With `prior`, eq. 2's second term preserves the class.
+    Args: B, the blind system; data, the person's `prepare`d references; class_noun; training, None for
+    `default_trainings`; token; gamma in [0, 1]: only steps t < (1 - gamma) T are tuned (section IV-C); prior,
+    `prepare`d pictures of other people; weight of the prior's term.
+    Returns the system {G_p, E}, frozen, with its `personal` settings. Raises PictureError when data is not prepared,
+    RangeError, CheckpointError, TrainingError.
     """
-    check_part(trained, tuning.lora)
-    E = tunable(B_p.E, tuning)
+    training, personal = (
+        training or default_trainings(B)[0],
+        Personal(token, class_noun, checks.fraction("gamma", gamma)),
+    )
+    personal = replace(personal, steps=(training.steps, 0), seed=training.seed, references=_prepared(data).references)
+    if personal.prompt == personal.class_prompt or not token:
+        raise RangeError(f"token out of range: {token!r}. Remedy: give a rare word, such as {RARE_TOKEN!r}.")
+    G, frozen = tunable(B.freeze().G, training), training.precision.frozen(B.E) if in_context else B.E
+    loss = TextualLoss(B.with_(G=G, E=frozen), data, personal, training.batch, in_context, prior, weight)
+    name = "G in context" if in_context else "G alone"
+    known_by = [*data_known_by(data, prior, weight), personal.prompt, str(gamma), *_weights(B, in_context)]
+    with offloaded(B, *UNUSED, "G", *([] if frozen is B.E and in_context else ["E"])):
+        train(name, [G], loss, training, known_by)
+    return B.personalised(personal, G=settle(G, training))
+
+
+def model_pivot(B_p, data, training=None, *, trained="all"):
+    """Step 2, eq. 7: tune E around the model pivot, the personalised G_p, which stays fixed.
+
+    E has the empty prompt. G_p has the person's prompt at t < (1 - gamma) T and the empty prompt above, as it will have
+    in restoration (eq. 8). The paper gives it the prompt at every step; gamma = 0 does.
+    Args: B_p, what `textual_pivot` returned, or a blind system, whose G then has the empty prompt; data, `prepare`d
+    pictures, of the person or of generic people; training, None for `default_trainings`; trained, "all" of E or
+    "repo150", the tensors that the published code trains.
+    Returns the system {G_p, E_pr}, frozen. Raises as `textual_pivot`.
+    """
+    training = training or default_trainings(B_p)[1]
+    check_trained(trained, training.lora)
+    personal = B_p.personal or Personal(token="", references=_prepared(data).references)
+    E, frozen = tunable(B_p.freeze().E, training), training.precision.frozen(B_p.G)
     if trained == "repo150":
-        names = published_tensors(E)
-        for name, weight in E.named_parameters():
-            weight.requires_grad_(name in names)
-    null, text = B_p.embed(["", prompt])
-    t_prompt = B_p.prompted_below(tuning.gamma)
-    inside = B_p.with_(E=E, G=tuning.levers.frozen(B_p.G))
-    around = *shots.known_by(), prompt, *_weights(B_p, "G", "E")
-    with offloaded(B_p, *AWAY, *(["G", "E"] if inside.G is not B_p.G else ["E"])):
-        tune(
-            E,
-            lambda g: _eps_loss(inside, *shots.draw(tuning.batch, g), text, null, True, None, g, t_prompt),
-            tuning,
-            "E",
-            around,
-        )
-    return B_p.with_(E=settled(E))
+        restrict_to_published(E)
+    loss = ModelLoss(B_p.with_(E=E, G=frozen), data, personal, training.batch)
+    known_by = [*data_known_by(data), personal.prompt, str(personal.gamma), trained, *_weights(B_p, True)]
+    with offloaded(B_p, *UNUSED, "E", *([] if frozen is B_p.G else ["G"])):
+        train("E", [E], loss, training, known_by)
+    personal = replace(personal, steps=(personal.steps[0], training.steps))
+    return B_p.personalised(personal, E=settle(E, training))
 
 
-def _weights(B, *fields):
-    """What a checkpoint knows the base by: an adapter's own weights do not tell."""
-    return [weight for field in (*fields, "text_encoder") for weight in getattr(B, field).parameters()]
+def dual_pivot(
+    B,
+    references,
+    class_noun="person",
+    *,
+    recipe="tiny",
+    textual=None,
+    model=None,
+    degradations=8,
+    trained="all",
+    **options,
+):
+    """Both steps of the paper: the textual pivot, then the model pivot.
+
+    Args: B, the blind system; references, pictures (N, 3, S, S) in [-1, 1]; recipe by which they are degraded; textual
+    and model, a Training each, None for `default_trainings`; degradations as of `prepare`; trained as of `model_pivot`;
+    options as of `textual_pivot`: token, gamma, in_context, prior, weight.
+    Returns the personalised system {G_p, E_pr}: restore with it, `save_personal` it. Raises as both steps.
+    """
+    textual = textual or default_trainings(B)[0]
+    data = prepare(B, references, recipe, degradations, textual.seed)
+    return model_pivot(textual_pivot(B, data, class_noun, textual, **options), data, model, trained=trained)
 
 
-def check_part(trained, lora):
-    """Raises PersonalWeightsError unless `trained` names a part of E that can be tuned, by adapters of rank `lora` if that is not 0."""
-    if trained not in ("all", "repo150") or (lora and trained != "all"):
-        raise PersonalWeightsError(
-            f"no such part of E: {trained!r} with lora {lora}. Remedy: choose 'all' or, without lora, 'repo150'."
-        )
+def eps_loss(B, x0, hint, prompt, null, t, eps):
+    """Mean squared error of the predicted noise: the loss of eqs 2, 5, 6 and 7.
 
-
-def _eps_loss(B, x0, hint, text, null, in_context, t_end, g, t_prompt=None):
-    """Mean squared error of eps (eqs 2, 5, 6, 7) at steps t < t_end; from `t_prompt` on, G too has the empty prompt."""
-    t = torch.randint(t_end or B.scheduler.config.num_train_timesteps, (len(x0),), generator=g).to(x0.device)
-    eps = torch.randn(x0.shape, generator=g).to(x0)
+    Args: B, whose G or E requires gradients; x0, latents (N, C, h, w); hint, (N, C, h, w), or None out of context;
+    prompt, of G, and null, of E, (N, L, D); t, (N,) steps; eps, (N, C, h, w) noise. Returns a scalar.
+    """
     x_t = B.scheduler.add_noise(x0, eps, t)  # (N, C, h, w)
-    null = null.expand(len(x0), -1, -1)
-    prompt = text.expand(len(x0), -1, -1)
-    if t_prompt is not None:
-        prompt = torch.where((t < t_prompt)[:, None, None], prompt, null)
-    predicted = B.predict(x_t, t, prompt, hint if in_context else None, null)
-    return F.mse_loss(predicted, eps)
+    return F.mse_loss(B.predict(x_t, t, prompt, hint, null), eps)
 
 
-def tunable(network, tuning):
-    """A copy of G or E as a pivot tunes it: all weights requiring gradients, or adapters of rank `tuning.lora`, levers pulled.
-
-    Adapters lie on every layer of the blocks: on attention alone they bring little of the identity, even at a rank as large on disk.
-    """
-    network, rank = copy.deepcopy(network).requires_grad_(True), tuning.lora
-    if not rank:
-        return tuning.levers.tuned(network)
-    with torch.random.fork_rng():  # peft draws adapters from the global generator
-        torch.manual_seed(tuning.seed)
-        adapters = LoraConfig(r=rank, lora_alpha=rank, target_modules=ADAPTED, init_lora_weights="gaussian")
-        return tuning.levers.tuned(get_peft_model(network, adapters))
+def sample_noise(x0, t_end, g):
+    """Random steps t < t_end, (N,), and noise eps, (N, C, h, w), drawn with generator `g`."""
+    t = torch.randint(t_end, (len(x0),), generator=g).to(x0.device)
+    return t, torch.randn(x0.shape, generator=g).to(x0)
 
 
-def settled(network):
-    """A tuned network whose adapters, if it has some, are rounded to the half precision in which they are kept; in place."""
-    for name, weight in network.named_parameters():
-        if "lora_" in name:
-            weight.data = weight.half().to(weight.dtype)
-    return network
+class TextualLoss:
+    """The terms of eq. 2 for tuning G: the person's pictures with p, other people's with the class prompt."""
+
+    def __init__(self, B, data, personal, batch, in_context, prior=None, weight=1.0):
+        self.B, self.batch, self.in_context = B, batch, in_context
+        self.null, self.prompt, self.class_prompt = B.embed(["", personal.prompt, personal.class_prompt])  # (L, D)
+        self.t_end = max(1, B.prompted_below(personal.gamma))
+        self.terms = [(data, self.prompt, 1.0)] + ([(prior, self.class_prompt, weight)] if prior else [])
+
+    def __call__(self, g):
+        for data, prompt, weight in self.terms:
+            x0, hint = data.sample(self.batch, g)
+            t, eps = sample_noise(x0, self.t_end, g)
+            null, text = (words.expand(len(x0), -1, -1) for words in (self.null, prompt))  # (N, L, D)
+            yield weight * eps_loss(self.B, x0, hint if self.in_context else None, text, null, t, eps)
 
 
-def published_tensors(E):
-    """Names of the tensors of E that the published code trains: the first 150 of 324, in its own order, or that share.
+class ModelLoss:
+    """The loss of eq. 7 for tuning E around G_p: G_p has the prompt below (1 - gamma) T, the empty one above."""
 
-    At full size they end inside the fourth transformer: time embedding, first convolutions, the first level, and the
-    second up to the last attention's second norm (systems.md section 1).
-    """
-    names = sorted((name for name, _ in E.named_parameters()), key=_published_order)
-    return set(names[: round(PUBLISHED_SHARE * (len(names) - 1)) + 1])  # one more: our first convolution is two
+    def __init__(self, B, data, personal, batch):
+        self.B, self.data, self.batch = B, data, batch
+        self.null, self.prompt = B.embed(["", personal.prompt])  # (L, D)
+        self.t_prompt, self.t_end = B.prompted_below(personal.gamma), B.scheduler.config.num_train_timesteps
+
+    def __call__(self, g):
+        x0, hint = self.data.sample(self.batch, g)
+        t, eps = sample_noise(x0, self.t_end, g)
+        null, text = (words.expand(len(x0), -1, -1) for words in (self.null, self.prompt))  # (N, L, D)
+        text = torch.where((t < self.t_prompt)[:, None, None], text, null)
+        return eps_loss(self.B, x0, hint, text, null, t, eps)
 
 
-def _published_order(name):
-    part = name.split(".")
-    if part[0] != "down_blocks":
-        order = ["time_embedding", "conv_in", "controlnet_cond_embedding", None, "controlnet_down_blocks", "mid_block"]
-        return (order.index(part[0]) if part[0] in order else len(order),)
-    inside = ["norm", "proj_in", "attn1", "ff", "attn2", "norm1", "norm2", "norm3", "proj_out"]
-    piece = part[6] if part[4] == "transformer_blocks" else part[4]
-    kind = ["resnets", "attentions"].index(part[2]) if part[2] != "downsamplers" else 0
-    layer = int(part[3]) if part[2] != "downsamplers" else 99
-    return 3, int(part[1]), layer, kind, inside.index(piece) if kind else 0
+def _prepared(data):
+    if not isinstance(data, Prepared):
+        raise PictureError(
+            f"{type(data).__name__} where prepared pictures are wanted. Remedy: data = prepare(B, pictures, recipe)."
+        )
+    return data
+
+
+def data_known_by(data, prior=None, weight=1.0):
+    """By what a checkpoint recognises its data: hashes where there are some, else the tensors themselves."""
+    known_by = []
+    for one in (data, prior):
+        if one is not None:
+            known_by += [one.source] if one.source else [one.latents, one.hints]
+    return [*known_by, str(weight)]
+
+
+def _weights(B, with_E):
+    """The weights that a checkpoint's base consists of: those of an adapter alone do not tell."""
+    networks = [B.G, B.E, B.text_encoder] if with_E else [B.G, B.text_encoder]
+    return [weight for network in networks for weight in network.parameters()]

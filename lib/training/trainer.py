@@ -1,10 +1,10 @@
-"""The tuning loop of both pivots: one generator a step, checkpoints that resume, Ctrl-C that loses nothing."""
+"""The training loop: a generator per step, checkpoints that resume to the same result, Ctrl-C that loses nothing."""
 
 import hashlib
 import signal
 import threading
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -13,72 +13,210 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from lib import checks
-from lib.errors import PersonalWeightsError, TrainingError
+from lib.errors import CheckpointError, TrainingError
 from lib.models.precision import Precision
 from lib.paths import atomic_write
 
 
 @dataclass(frozen=True)
-class Tuning:
-    """How a pivot is tuned. Paper, appendix C: AdamW, 2500 steps at 8e-6 for G, 800 at 5e-5 for E, batch 1."""
+class Training:
+    """Settings of one training. Paper, appendix C: AdamW, 2500 steps at 8e-6 for G, 800 at 5e-5 for E, batch 1.
+
+    Args: steps, batch >= 1; lr > 0, the learning rate; lora, the rank of adapters, 0 for full weights; seed; schedule,
+    "constant" or "cosine" (with warm-up); betas of AdamW; clip, the largest gradient norm, 0 for none; ema, decay of
+    the average that replaces the last weights, 0 for none; folder for checkpoints, "" for none; every, steps between
+    checkpoints; quiet, no progress bar; precision, lib.models.precision.Precision. Raises RangeError.
+    """
 
     steps: int = 200
     lr: float = 1e-4
     batch: int = 4
-    gamma: float = 0.5  # fraction of the schedule, from the noisy end, that is not tuned with the prompt
-    lora: int = 0  # rank of the adapters on every layer of the blocks; 0 tunes full weights
+    lora: int = 0
     seed: int = 0
-    folder: str = ""  # where checkpoints go; none without it
-    every: int = 50  # steps between checkpoints
-    quiet: bool = False  # no progress bar
-    levers: Precision = field(default_factory=Precision)  # what a GPU wants; none on a CPU
+    schedule: str = "constant"
+    betas: tuple = (0.9, 0.999)
+    clip: float = 0.0
+    ema: float = 0.0
+    folder: str = ""
+    every: int = 50
+    quiet: bool = False
+    precision: Precision = field(default_factory=Precision)
 
     def __post_init__(self):
         for name in ("steps", "batch", "every"):
             checks.whole(name, getattr(self, name), least=1)
         for name in ("lora", "seed"):
             checks.whole(name, getattr(self, name))
-        checks.fraction("gamma", self.gamma)
         checks.positive("lr", self.lr)
+        checks.fraction("ema", self.ema)
+        checks.choice("schedule", self.schedule, ("constant", "cosine"))
 
 
-def tune(network, loss_of, tuning, name, around=()):
-    """AdamW on what requires gradients in `network`; `loss_of(generator)` is one step's loss.
+def train(name, modules, loss_of, options, known_by=()):
+    """Minimise a loss with AdamW; returns the loss of every step, list of floats.
 
-    Shows a progress bar with the time left. With `tuning.folder`, writes checkpoints to `name`.pt there, and resumes from
-    one: each step has its own generator, so the end is the same. Ctrl-C finishes the step and keeps it.
-    around: what the loss is made of, texts and tensors, by which a checkpoint knows its person, prompt and pivot.
-    Raises PersonalWeightsError where a checkpoint was made with other settings, from other tensors, or is beyond `tuning.steps`.
+    Args: name, of the progress bar and the checkpoint; modules, list of torch modules, whose weights that require
+    gradients are trained; loss_of(generator), the loss of one step, or its terms one after the other: each term has
+    its own backward pass, so only one graph is in memory; options, Training; known_by, texts and tensors that decide
+    the result: a checkpoint of others is refused.
+    Raises CheckpointError (another training's checkpoint, or unreadable), TrainingError (the loss is not finite).
     """
-    weights = [p for p in network.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(weights, lr=tuning.lr, fused=True)
-    path = Path(tuning.folder) / f"{name}.pt" if tuning.folder else None
-    settings = _settings(tuning, (*weights, *around)) if path else None
-    start = _resume(path, weights, optimiser, settings, tuning.steps)
-    network.train()
-    with (
-        interruption() as stop,
-        tqdm(
-            range(start, tuning.steps),
-            desc=name,
-            initial=start,
-            total=tuning.steps,
-            disable=tuning.quiet,
-            mininterval=1,
-        ) as bar,
-    ):
+    state = State(modules, options)
+    path = Path(options.folder) / f"{name}.pt" if options.folder else None
+    settings = _settings(options, (*state.weights, *known_by)) if path else None
+    state.resume(path, settings, options.steps)
+    for module in modules:
+        module.train()
+    done = len(state.losses)
+    shown = dict(desc=name, initial=done, total=options.steps, disable=options.quiet, mininterval=1)
+    bar = tqdm(range(done, options.steps), **shown)
+    with interruption() as stop, bar:
         for step in bar:
-            optimiser.zero_grad()
-            with tuning.levers.autocast(weights[0].device):
-                loss = loss_of(torch.Generator().manual_seed(tuning.seed * 1_000_003 + step))
-            loss.backward()
-            optimiser.step()
-            if path and (stop.is_set() or (step + 1) % tuning.every == 0 or step + 1 == tuning.steps):
-                _checkpoint(path, weights, optimiser, settings, step + 1)
+            state.step(loss_of, generator(options.seed, name, step, state.device), name)
+            if step % 10 == 0:
+                bar.set_postfix_str(f"loss {state.recent():.4f}", refresh=False)
+            last = step + 1 == options.steps
+            if path and (stop.is_set() or last or (step + 1) % options.every == 0):
+                state.check_finite(name)
+                state.checkpoint(path, settings)
             if stop.is_set():
-                raise KeyboardInterrupt(f"stopped after step {step + 1} of {tuning.steps} ({name})")
-    optimiser.zero_grad()  # gradients are as large as the network
-    tuning.levers.released(network).requires_grad_(False).eval()
+                raise KeyboardInterrupt(f"stopped after step {step + 1} of {options.steps} ({name})")
+    state.check_finite(name)
+    return state.finish()
+
+
+def generator(seed, name, step, device="cpu"):
+    """The random generator of one step of one training: the same wherever the training is resumed."""
+    digest = hashlib.sha256(f"{seed} {name} {step}".encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+class State:
+    """What changes during a training: weights, their average, optimiser, schedule and losses."""
+
+    def __init__(self, modules, options):
+        self.modules, self.options = torch.nn.ModuleList(modules), options
+        self.weights = [weight for weight in self.modules.parameters() if weight.requires_grad]
+        self.device = self.weights[0].device
+        self.optimiser = torch.optim.AdamW(self.weights, lr=options.lr, betas=options.betas, fused=True)
+        self.schedule = self.average = None
+        if options.schedule == "cosine":
+            warm_up = max(1, options.steps // 40)
+            self.schedule = get_cosine_schedule_with_warmup(self.optimiser, warm_up, options.steps)
+        if options.ema:
+            decay = min(options.ema, 1 - 10 / max(options.steps, 20))
+            self.average = AveragedModel(self.modules, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.losses = []
+
+    def step(self, loss_of, g, name):
+        """One step of the optimiser."""
+        self.optimiser.zero_grad()
+        total = torch.zeros((), device=self.device)
+        for term in self._terms(loss_of, g):
+            term.backward()
+            total += term.detach()
+        self.losses.append(total)
+        if self.device.type == "cpu" or len(self.losses) % 10 == 1:  # reading a loss makes a GPU wait
+            self.check_finite(name)
+        if self.options.clip:
+            torch.nn.utils.clip_grad_norm_(self.weights, self.options.clip)
+        self.optimiser.step()
+        if self.schedule:
+            self.schedule.step()
+        if self.average:
+            self.average.update_parameters(self.modules)
+
+    def _terms(self, loss_of, g):
+        """The terms of a loss, each computed under autocast when it is wanted."""
+        autocast = self.options.precision.autocast
+        with autocast(self.device):
+            terms = loss_of(g)
+        terms = iter([terms] if torch.is_tensor(terms) else terms)
+        while True:
+            with autocast(self.device):
+                term = next(terms, None)
+            if term is None:
+                return
+            yield term
+
+    def check_finite(self, name):
+        """Raises TrainingError when the last loss is not finite."""
+        if not torch.isfinite(self.losses[-1]):
+            raise TrainingError(
+                f"{name} diverged: its loss is {float(self.losses[-1])} at step {len(self.losses)}. "
+                "Remedy: a lower learning rate."
+            )
+
+    def recent(self):
+        """Mean loss of the last 20 steps."""
+        return float(torch.stack(self.losses[-20:]).mean())
+
+    def finish(self):
+        """Leave the trained weights (averaged, if asked for) frozen in the modules; returns the losses."""
+        if self.average:
+            self.modules.load_state_dict(self.average.module.state_dict())
+        self.optimiser.zero_grad()  # gradients are as large as the network
+        self.modules.requires_grad_(False).eval()
+        return [float(loss) for loss in self.losses]
+
+    def checkpoint(self, path, settings):
+        """Write everything that a resumed training needs, whole or not at all."""
+        kept = {
+            "settings": settings,
+            "losses": torch.stack(self.losses).cpu(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+        kept["weights"] = [weight.detach() for weight in self.weights]
+        kept["buffers"] = dict(self.modules.named_buffers())
+        for name in ("schedule", "average"):
+            if getattr(self, name):
+                kept[name] = getattr(self, name).state_dict()
+        with atomic_write(path) as aside:
+            torch.save(kept, aside)
+
+    def resume(self, path, settings, steps):
+        """Continue from a checkpoint, if there is one. Raises CheckpointError."""
+        if path is None or not path.is_file():
+            return
+        kept = _read(path, self.device)
+        found = kept.get("settings"), len(kept.get("losses", ()))
+        if found[0] != settings or found[1] > steps:
+            raise CheckpointError(
+                f"checkpoint of another training: {path} was made with {found[0]}, {found[1]} steps; "
+                f"wanted {settings}, {steps} steps. Remedy: delete it, or give another folder."
+            )
+        with torch.no_grad():
+            for weight, value in zip(self.weights, kept["weights"], strict=True):
+                weight.copy_(value)
+        self.modules.load_state_dict(kept["buffers"], strict=False)
+        self.optimiser.load_state_dict(kept["optimiser"])
+        for name in ("schedule", "average"):
+            if getattr(self, name):
+                getattr(self, name).load_state_dict(kept[name])
+        self.losses = list(kept["losses"].to(self.device))
+
+
+def _read(path, device):
+    try:
+        kept = torch.load(path, weights_only=True, map_location=device)
+        if not isinstance(kept, dict) or not {"settings", "losses", "optimiser", "weights", "buffers"} <= kept.keys():
+            raise ValueError("not a checkpoint of this workbook")
+        return kept
+    except Exception as error:  # pickle, zip and torch each raise their own
+        raise CheckpointError(
+            f"unreadable checkpoint: {path} ({error}). Remedy: delete it; the training starts again."
+        ) from error
+
+
+def _settings(options, known_by):
+    """What decides a training's result, besides its number of steps under a constant schedule."""
+    digest = hashlib.sha256()
+    for item in known_by:
+        digest.update(item.encode() if isinstance(item, str) else item.detach().cpu().float().numpy().tobytes())
+    names = ["lr", "batch", "lora", "seed", "schedule", "clip", "ema"]
+    kept = {name: getattr(options, name) for name in names} | {"data": digest.hexdigest()[:16]}
+    kept["dtype"] = options.precision.dtype
+    return kept | ({"steps": options.steps} if options.schedule == "cosine" else {})
 
 
 @contextmanager
@@ -93,95 +231,3 @@ def interruption():
         yield stop
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-def _settings(tuning, around):
-    kept = asdict(tuning)
-    digest = hashlib.sha256()
-    for one in around:
-        digest.update(one.encode() if isinstance(one, str) else one.detach().cpu().numpy().tobytes())
-    return {k: kept[k] for k in ("lr", "batch", "gamma", "lora", "seed")} | {"around": digest.hexdigest()[:16]}
-
-
-def _checkpoint(path, weights, optimiser, settings, step):
-    with atomic_write(path) as aside:
-        torch.save(
-            {
-                "step": step,
-                "settings": settings,
-                "weights": [w.detach() for w in weights],
-                "optimiser": optimiser.state_dict(),
-            },
-            aside,
-        )
-
-
-def _resume(path, weights, optimiser, settings, steps):
-    if path is None or not path.is_file():
-        return 0
-    try:
-        kept = torch.load(path, weights_only=True, map_location=weights[0].device)
-    except Exception as error:  # pickle, zip and torch each raise their own
-        raise PersonalWeightsError(
-            f"unreadable checkpoint: {path} ({error}). Remedy: delete it; the tuning starts again."
-        ) from error
-    if kept["settings"] != settings or kept["step"] > steps:
-        raise PersonalWeightsError(
-            f"checkpoint of another tuning: {path} was made with {kept['settings']}, {kept['step']} steps; wanted "
-            f"{settings}, {steps} steps. Remedy: delete it, or give another folder."
-        )
-    with torch.no_grad():
-        for weight, value in zip(weights, kept["weights"], strict=True):
-            weight.copy_(value)
-    optimiser.load_state_dict(kept["optimiser"])
-    return kept["step"]
-
-
-def fit(name, modules, loss_of, *, steps, lr, seed=0, device="cpu", folder=None, every=500, amp=False, ema=0.9995):
-    """AdamW with warm-up and cosine decay, then the averaged weights in place of the last ones.
-
-    modules: the modules to train; loss_of(generator) -> scalar; one generator a step, so that a resumed run
-    draws what an uninterrupted one would. Checkpoints go to `folder`/`name`.pt every `every` steps. Returns the losses.
-    """
-    trained = torch.nn.ModuleList(modules).requires_grad_(True).train()
-    average = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(min(ema, 1 - 10 / max(steps, 20))))
-    optimiser = torch.optim.AdamW(trained.parameters(), lr=lr, betas=(0.9, 0.99), fused=True)
-    schedule = get_cosine_schedule_with_warmup(optimiser, max(1, steps // 40), steps)
-    state = {"trained": trained, "average": average, "optimiser": optimiser, "schedule": schedule}
-    path = Path(folder) / f"{name}.pt" if folder else None
-    losses = _resume(path, state, device)
-    for step in tqdm(range(len(losses), steps), desc=name, initial=len(losses), total=steps, mininterval=2):
-        g = torch.Generator(device).manual_seed(seed * 1_000_003 + step)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=amp):
-            loss = loss_of(g)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        average.update_parameters(trained)
-        losses.append(loss.detach())
-        if step % 50 == 49 and not torch.isfinite(losses[-1]):
-            raise TrainingError(
-                f"{name} diverged: its loss is {float(losses[-1])} at step {step}. Remedy: a lower learning rate."
-            )
-        if path and (step + 1) % every == 0:
-            _checkpoint(path, state, losses)
-    trained.load_state_dict(average.module.state_dict())
-    optimiser.zero_grad()  # gradients are as large as the network
-    trained.requires_grad_(False).eval()
-    return [float(loss) for loss in losses]
-
-
-def _checkpoint(path, state, losses):
-    with atomic_write(path) as aside:
-        torch.save({"losses": torch.stack(losses).cpu(), **{k: v.state_dict() for k, v in state.items()}}, aside)
-
-
-def _resume(path, state, device):
-    if path is None or not path.is_file():
-        return []
-    kept = torch.load(path, weights_only=True, map_location=device)
-    for key, holder in state.items():
-        holder.load_state_dict(kept[key])
-    return list(kept["losses"].to(device))

@@ -1,0 +1,125 @@
+"""A study of many people: each is tuned, restored and scored. `lib.studies.statistics` compares the results."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from lib import checks
+from lib.images import to_tensor, to_uint8
+from lib.metrics.headline import headline_values
+from lib.models.personal_weights import picture_hash
+from lib.paths import atomic_write, remove
+from lib.people import procedural
+from lib.restoration import baselines
+from lib.runs.record import write_json
+from lib.studies.arms import ARMS, Plan, restore_arms, tune_arms
+from lib.studies.person import check_scorer, open_person, prior_data
+
+
+def score(person, restored):
+    """Rows (person, arm, image, seed, metric, value) of `restore_arms`' pictures; the degraded input is an arm, too."""
+    rows = []
+    for arm, pictures in {"input": person.inputs[None], **restored}.items():
+        for seed, batch in enumerate(pictures):
+            metrics = headline_values(batch, person.targets, person.references, person.scorer)
+            for metric, values in metrics.items():
+                names = dict(person=person.name, arm=arm, seed=seed, metric=metric)
+                rows += [{**names, "image": image, "value": float(value)} for image, value in enumerate(values)]
+    return rows
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that decides the results of a study.
+
+    Args: B, the blind system; plan; arms; pack, the aligner of whole photographs; scorer, the recogniser of real faces;
+    baselines, as of `baselines.open_baselines`.
+    """
+
+    B: object
+    plan: Plan
+    arms: tuple = tuple(ARMS)
+    pack: str = ""
+    scorer: str = ""
+    baselines: object = baselines.NONE
+
+    def open(self, name):
+        """The person of that name, ready to be measured. Raises the errors of `open_person` and `check_scorer`."""
+        limits = dict(references=self.plan.references, inputs=self.plan.inputs)
+        person = open_person(name, self.plan.recipe, self.B.size, **limits, aligner=self.pack, scorer=self.scorer)
+        check_scorer(person)
+        return person
+
+    def key(self, person):
+        """What a kept result of a person must agree with: system, settings and pictures, as text."""
+        pictures = [person.references, person.inputs, person.targets]
+        hashes = [picture_hash(x) for x in pictures if x is not None]
+        return json.dumps([self.B.fingerprint(), self.plan.key(), self.arms, self.scorer, self.baselines.files, hashes])
+
+
+def run(study, names, folder, record=None):
+    """Tune, restore and score every person; each is kept in a file of `folder`, so that a rerun continues.
+
+    Every person is opened before the first is tuned. A result of another system, plan, scorer or of other pictures is
+    computed anew. Seconds of all people, also of those kept from an earlier run, go to the record.
+    Args: study; names of people; folder; record, or None.
+    Returns the rows of all people, and (person, restored) of the last one, to be looked at.
+    Raises RangeError without people, SplitError for people of two splits.
+    """
+    people = [study.open(name) for name in checks.distinct("people", list(names))]
+    drawn = [procedural.parse(name) for name in names if name.startswith("people:")]
+    procedural.require(drawn, drawn[0].split if drawn else "test")
+    rows, priors = [], {}
+    for name, person in zip(names, people):
+        file = Path(folder) / "people" / f"{quote(name, safe='').replace('%3A', '-')}.json"
+        kept = _kept(study, person, file) or _run_person(study, person, file, priors)
+        rows += kept["rows"]
+        for stage, seconds in kept["seconds"].items():
+            if record is not None:
+                record.seconds[stage] = record.seconds.get(stage, 0.0) + seconds
+    return rows, (people[-1], _load_pictures(file))
+
+
+def _kept(study, person, file):
+    """The kept result of a person, or None where there is none or it is of other settings."""
+    if not file.is_file() or not file.with_suffix(".npz").is_file():
+        return None
+    kept = json.loads(file.read_text())
+    return kept if kept.get("key") == study.key(person) else None
+
+
+def _run_person(study, person, file, priors):
+    """Tune, restore and score one person and keep the result."""
+    B, plan, seconds = study.B, study.plan, {}
+    start = time.perf_counter()
+    if person.class_noun not in priors:
+        priors[person.class_noun] = prior_data(B, person, plan.prior, plan.recipe, plan.steps, plan.textual.precision)
+    tuned = tune_arms(B, person, plan, study.arms, priors[person.class_noun], file.with_suffix(""))
+    seconds["tuning"] = time.perf_counter() - start
+    restored = restore_arms(tuned, person.inputs, plan, [B])
+    restored |= baselines.restore(study.baselines, person.inputs, plan.seeds, B.device)
+    seconds["restoring"] = time.perf_counter() - start - seconds["tuning"]
+    _save_pictures(file, restored)
+    kept = {"key": study.key(person), "seconds": seconds, "rows": score(person, restored)}
+    write_json(file, kept)
+    remove(file.with_suffix(""))
+    return kept
+
+
+def _save_pictures(file, restored):
+    """Keep the restored pictures of a person as 8-bit arrays."""
+    with atomic_write(file.with_suffix(".npz")) as aside:
+        arrays = {arm: to_uint8(pictures.flatten(0, 1)) for arm, pictures in restored.items()}  # (K * N, S, S, 3)
+        counts = {arm: len(pictures) for arm, pictures in restored.items()}
+        np.savez_compressed(aside, seeds=json.dumps(counts), **arrays)
+
+
+def _load_pictures(file):
+    """arm -> restorations (K, N, 3, S, S) of a person, as they were kept."""
+    with np.load(file.with_suffix(".npz")) as arrays:
+        counts = json.loads(str(arrays["seeds"]))
+        return {arm: to_tensor(arrays[arm]).unflatten(0, (count, -1)) for arm, count in counts.items()}
