@@ -4,10 +4,10 @@ import pytest
 import tiny_system
 import torch
 
+from lib.models.personal_weights import Personal
 from lib.models.precision import Precision
 from lib.studies import cost_counted, cost_timed
-from lib.training import pivots
-from lib.training.trainer import Tuning
+from lib.training.trainer import Training
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_disk_space_of_a_person(B):
 def test_every_way_of_tuning_is_timed_beside_the_baseline(B):
     ways = cost_timed.variants(["gradient_checkpointing"], 2)
     assert ways["gradient_checkpointing"]["precision"] == Precision(gradient_checkpointing=True)
-    table = cost_timed.time_tuning(B, tiny_system.pictures(3), ways, Tuning(steps=1, batch=1), 1, "E")
+    table = cost_timed.time_tuning(B, tiny_system.pictures(3), ways, Training(steps=1, batch=1), 1, "E")
     assert list(table.index) == ["baseline loop", "ours", "gradient_checkpointing", "LoRA 2"]
     assert table.loc["baseline loop", "baseline / this"] == 1 and bool((table > 0).to_numpy().all())
 
@@ -81,7 +81,7 @@ def test_restoring_is_timed_by_batch_and_option(B):
 
 def test_the_baseline_loop_takes_the_same_step(B):
     """Its loss is that of `lib.training`, where the autoencoder's posterior has no spread and draws are equal."""
-    x, prompt = tiny_system.pictures(1), pivots.pivot_prompt()
+    x, prompt = tiny_system.pictures(1), Personal().prompt
     B = tiny_system.build()
     B.vae.quant_conv.weight.data[4:], B.vae.quant_conv.bias.data[4:] = 0, -30  # a sample is then the mode
     null, text = B.embed(["", prompt]).split(1)

@@ -9,7 +9,7 @@ from lib.images import to_uint8
 CELL, LARGEST = 128, 256  # pixels: least width of a cell in a grid; the width up to which a cell grows with its picture
 GAP, LINE, DPI = 6, 14, 100  # pixels, pixels, dots an inch
 # Outcomes of a statement: colours of Okabe and Ito, which colour-blind readers tell apart, and marks that need none.
-OUTCOMES = {"reproduced": ("#0072B2", "o"), "contradicted": ("#D55E00", "X"), "open": ("#777777", "D")}
+OUTCOMES = {"reproduced": ("#0072B2", "o"), "contradicted": ("#D55E00", "X"), "inconclusive": ("#777777", "D")}
 
 
 def as_bytes(picture) -> np.ndarray:

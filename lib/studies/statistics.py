@@ -79,18 +79,18 @@ def outcomes(table):
 
     Args: table, tidy rows (person, arm, image, seed, metric, value). Statements about a metric or an arm that was
     not measured are left out. LPIPS replaces the perceptual distance where it was recorded.
-    Returns columns claim, metric, arm, against, expected, difference, low, high, p, p_holm, outcome; the 95 % interval
-    (low, high) is not adjusted.
+    Returns columns statement, metric, arm, against, expected, difference, low, high, p, p_holm, outcome; low and high
+    are the ends of the 95 % interval, not adjusted.
     """
     metrics, arms = set(table.metric), set(table.arm)
     rows = []
-    for metric, arm, against, expected, claim in PAPER_CLAIMS:
+    for metric, arm, against, expected, statement in PAPER_CLAIMS:
         metric = "lpips" if metric == "perceptual" and "lpips" in metrics else metric
         if metric not in metrics or not {arm, against} <= arms:
             continue
         difference, low, high = paired(table, metric, arm, against)
         p = float(_t_test(per_person(table, metric), arm, against).pvalue)
-        row = dict(claim=claim, metric=metric, arm=arm, against=against, expected=expected)
+        row = dict(statement=statement, metric=metric, arm=arm, against=against, expected=expected)
         rows.append(row | dict(difference=difference, low=low, high=high, p=p))
     found = pd.DataFrame(rows)
     found["p_holm"] = holm(found.p)
@@ -108,7 +108,7 @@ def formatted_outcomes(found):
     """The table of `outcomes`, rounded for reading."""
     return pd.DataFrame(
         {
-            "the paper says": found.claim,
+            "the paper says": found.statement,
             "measured": [f"{row.metric}, {row.arm} − {row.against}" for row in found.itertuples()],
             "difference": found.difference.map("{:+.3f}".format),
             "95 % interval": [f"[{row.low:+.3f}, {row.high:+.3f}]" for row in found.itertuples()],
