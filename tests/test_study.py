@@ -16,7 +16,7 @@ from lib import paths
 from lib.degradation.degrade import degrade
 from lib.errors import MissingPicturesError, PackError, RangeError, SplitError, WeightsError
 from lib.images import to_tensor, to_uint8
-from lib.metrics import identity, image, registry
+from lib.metrics import headline, identity, image
 from lib.models import evaluation_networks, export_onnx
 from lib.people import procedural
 from lib.people.alignment import to_arcface
@@ -56,7 +56,7 @@ def table():
         for person in range(5):
             for shot in range(1 + person):
                 for seed in range(1 if arm == "input" else 2):
-                    for metric in registry.LABEL:
+                    for metric in headline.LABEL:
                         rows.append(
                             dict(
                                 person=f"people:{person}9",
@@ -102,7 +102,7 @@ def test_the_paired_interval_by_hand(table, arm, against):
 def test_the_summary_has_every_arm_and_its_differences(table):
     found = statistics.summary(table)
     assert list(found.index) == ["input", *arms.ARMS]
-    for metric in registry.LABEL:
+    for metric in headline.LABEL:
         for arm in found.index:
             assert found.loc[arm, metric] == pytest.approx(means(table, metric, arm).mean())
         row = found.loc["dual pivot", [f"{metric} difference", f"{metric} low", f"{metric} high"]]
@@ -115,16 +115,16 @@ def test_a_study_without_truth_has_identity_alone(table):
     found = statistics.summary(table[table.metric == "identity"])
     assert list(found.columns) == ["identity", "identity difference", "identity low", "identity high"]
     text = statistics.formatted(found)
-    assert list(text.columns) == [registry.LABEL["identity"]] and list(text.index) == list(found.index)
+    assert list(text.columns) == [headline.LABEL["identity"]] and list(text.index) == list(found.index)
 
 
 def test_a_summary_is_shown_rounded_with_its_interval(table):
     found = statistics.summary(table)
-    text = statistics.formatted(found).loc["dual pivot", registry.LABEL["psnr"]]
+    text = statistics.formatted(found).loc["dual pivot", headline.LABEL["psnr"]]
     mean, d, low, high = found.loc["dual pivot", ["psnr", "psnr difference", "psnr low", "psnr high"]]
     assert text == f"{mean:.2f} ({d:+.2f} [{low:+.2f}, {high:+.2f}])"
     assert (
-        statistics.formatted(found).loc["blind", registry.LABEL["identity"]] == f"{found.loc['blind', 'identity']:.3f}"
+        statistics.formatted(found).loc["blind", headline.LABEL["identity"]] == f"{found.loc['blind', 'identity']:.3f}"
     )
 
 
@@ -132,7 +132,7 @@ def test_a_summary_is_shown_rounded_with_its_interval(table):
 def test_a_single_person_is_shown_without_an_interval(table):
     found = statistics.formatted(statistics.summary(table[table.person == "people:19"]))
     assert not found.map(lambda text: "nan" in text or "[" in text).to_numpy().any()
-    assert "(" in found.loc["dual pivot", registry.LABEL["identity"]]
+    assert "(" in found.loc["dual pivot", headline.LABEL["identity"]]
 
 
 def test_costs_in_a_sentence():
@@ -167,7 +167,7 @@ def test_verdicts_follow_the_interval(shift, spread, word):
         )
         for p in range(6)
         for arm in arms.ARMS
-        for metric in registry.LABEL
+        for metric in headline.LABEL
     ]
     found = statistics.verdicts(pd.DataFrame(rows))
     assert len(found) == len(statistics.PAPER_CLAIMS) and list(found.verdict[:3]) == [word] * 3
@@ -180,7 +180,7 @@ def test_one_person_alone_decides_nothing(table):
 
 def test_every_statement_is_about_known_arms_and_metrics():
     assert all(
-        metric in registry.LABEL and {arm, against} <= set(arms.ARMS)
+        metric in headline.LABEL and {arm, against} <= set(arms.ARMS)
         for metric, arm, against, *_ in statistics.PAPER_CLAIMS
     )
 
@@ -299,7 +299,7 @@ def test_prior_pictures_are_of_training_people(monkeypatch):
 def shipped(tmp_path_factory):
     torch.manual_seed(3)
     folder = tmp_path_factory.mktemp("judges")
-    export_onnx.ship(
+    export_onnx.export_networks(
         folder,
         evaluation_networks.Recogniser(to_arcface()).eval(),
         evaluation_networks.Perceptual(evaluation_networks.Features(4)).eval(),
@@ -330,18 +330,18 @@ def test_psnr_in_closed_form():
 
 def test_with_the_truth_all_three_are_measured(small_judges):
     x, y = tiny_system.pictures(3, 1, 128), tiny_system.pictures(3, 2, 128)
-    found = registry.headline(x, y)
-    assert list(found) == ["psnr", "perceptual", "identity"] == list(registry.LABEL)
+    found = headline.headline_values(x, y)
+    assert list(found) == ["psnr", "perceptual", "identity"] == list(headline.LABEL)
     vectors = [identity.embed(z, identity.RECOGNISER) for z in (x, y)]
     assert torch.allclose(found["identity"], (vectors[0] * vectors[1]).sum(1), atol=1e-5)
     assert torch.allclose(found["psnr"], image.psnr(x, y))
-    same = registry.headline(x, x + 1e-4)
+    same = headline.headline_values(x, x + 1e-4)
     assert same["perceptual"].max() < 0.01 < found["perceptual"].min() and same["identity"].min() > 0.999
 
 
 def test_without_the_truth_identity_to_the_references_alone(small_judges):
     x, references = tiny_system.pictures(3, 1, 128), tiny_system.pictures(4, 2, 128)
-    found = registry.headline(x, references=references)
+    found = headline.headline_values(x, references=references)
     assert list(found) == ["identity"]
     v, r = (identity.embed(z, identity.RECOGNISER).numpy() for z in (x, references))
     assert np.allclose(found["identity"], v @ r.mean(0) / np.linalg.norm(r.mean(0)), atol=1e-5)
@@ -350,10 +350,8 @@ def test_without_the_truth_identity_to_the_references_alone(small_judges):
 def test_another_recogniser_takes_the_place_of_people_r(tmp_path):
     pack = write_recogniser(tmp_path / "pack.onnx", np.random.default_rng(0).normal(size=(3 * 112 * 112, 8)))
     x = tiny_system.pictures(2, 1, 128)
-    assert torch.allclose(identity.embeddings(x, pack), identity.embed(x, pack)) and identity.embeddings(
-        x, pack
-    ).shape == (2, 8)
-    found = registry.headline(x, references=x, pack=pack)["identity"]
+    assert identity.embed(x, pack).shape == (2, 8)
+    found = headline.headline_values(x, references=x, scorer=pack)["identity"]
     assert found.shape == (2,) and found.max() <= 1 + 1e-5
 
 
@@ -365,15 +363,15 @@ def test_missing_and_broken_judges_are_named(tmp_path, monkeypatch):
             image.perceptual(x, x, tmp_path / name)
         monkeypatch.setattr(table, "RECOGNISER", tmp_path / name)
         with pytest.raises(PackError, match=f"{name}.*Remedy"):
-            identity.embeddings(x)
+            identity.embed(x)
 
 
 def test_identity_is_called_after_its_recogniser():
-    assert registry.labels() == registry.LABEL and registry.labels("a/buffalo.onnx")["identity"] == "identity (buffalo)"
+    assert headline.labels() == headline.LABEL and headline.labels("a/buffalo.onnx")["identity"] == "identity (buffalo)"
 
 
 def test_no_small_judge_is_called_by_a_published_name():
-    names = " ".join(registry.LABEL.values()).lower()
+    names = " ".join(headline.LABEL.values()).lower()
     assert "arcface" not in names and "lpips" not in names and "people-r" in names and "people-p" in names
 
 

@@ -1,11 +1,16 @@
 """Common to all tests and, through nbval, to the notebooks: a clean place to write, no network, stderr not compared.
 
+It lies at the root, so that a single notebook named to pytest, from whatever folder, finds it, too.
+
 The tiny system and what is tuned on it are made once. A test that changes a network builds its own.
 """
 
 import os
 import shutil
 import tempfile
+from pathlib import Path
+
+SANITIZE = Path(__file__).parent / "tests" / "nbval_sanitize.cfg"
 
 import pytest
 
@@ -15,6 +20,8 @@ def pytest_configure(config):
     config.workbook_runs = os.environ["WORKBOOK_RUNS"] = tempfile.mkdtemp(prefix="workbook-tests-")
     os.environ.pop("WORKBOOK_RUN_FOLDER", None)
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")  # kernels inherit them
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are slow on a busy machine
+    config.option.nbval_sanitize_with = config.option.nbval_sanitize_with or str(SANITIZE)
 
 
 def pytest_unconfigure(config):
