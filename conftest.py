@@ -42,7 +42,8 @@ def shared_system():
     B = tiny_system.build()
     before = tiny_system.everything(B)
     yield B
-    assert tiny_system.everything(B) == before, "a test changed the shared system"
+    for was, now in zip(before, tiny_system.everything(B), strict=True):
+        assert was == now, "a test changed the shared system"
 
 
 @pytest.fixture(scope="module")

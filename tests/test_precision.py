@@ -1,4 +1,4 @@
-"""Precision and memory options: which dtype, flag and memory format each network has while it is used, and afterwards."""
+"""Precision and memory options: the dtype, flags and memory format of each network while it is used, and afterwards."""
 
 import copy
 import dataclasses

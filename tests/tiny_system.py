@@ -1,4 +1,4 @@
-"""A restorer of the same classes as the shipped one, far smaller and untrained: 64 px pictures, 4-channel 8x8 latents."""
+"""A restorer of the same classes as the shipped one, smaller and untrained: 64 px pictures, 4-channel 8x8 latents."""
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
