@@ -1,12 +1,14 @@
 # The commands of the workbook; `make` alone lists them.
 #   PYTHON=python3.12   another interpreter       PERSON=people:1249   another person
-#   FORCE=1             run a finished run again  ARGS="-p DEVICE cuda"  anything else for python -m lib.run
+#   FORCE=1             run a finished run again  ARGS="-p DEVICE cuda"  anything else for python -m lib.run (or JupyterLab)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help environment workbook test lab study
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
+# Threads of torch that spin while they wait make a step 15 times slower beside another busy process.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 # An interpreter will do when it is 3.11 or 3.12 and can make environments (Debian packs that apart).
 SUITS := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
@@ -21,26 +23,28 @@ help: ## list the targets
 
 environment: $(VENV)/.installed ## make .venv with the versions pinned in pyproject.toml (2 to 3 minutes, about 2 GB)
 
+# constraints.txt holds the versions of what our requirements require in turn.
 # torch goes first: it is the large one, and where a CPU build is offered (an index, a folder of wheels) it is taken alone.
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml constraints.txt
 	@if ! "$(or $(PYTHON),false)" -c '$(SUITS)' 2>/dev/null; then \
 	  echo "Wrong Python: '$(or $(PYTHON),none found)'. Remedy: install Python 3.11 or 3.12 with its venv module" >&2; \
 	  echo "(Debian, Ubuntu: apt install python3.11-venv), or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; fi
 	@echo "Installing into $(VENV) with $(PYTHON): 2 to 3 minutes ..."
 	"$(PYTHON)" -m venv $(VENV)
-	$(PY) -m pip install --quiet "$$(sed -nE 's/^ *"(torch==[^"]*)".*/\1/p' pyproject.toml)"
-	$(PY) -m pip install --quiet --editable .
+	$(PY) -m pip install --quiet --constraint constraints.txt "$$(sed -nE 's/^ *"(torch==[^"]*)".*/\1/p' pyproject.toml)"
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable .
 	$(PY) -m pip check
 	@touch $@
 
 workbook: environment ## restore a degraded face blind and personalised (notebook 00, minutes); PERSON=people:1249 for another
 	$(RUN) notebooks/00_start_here.ipynb $(OPTIONS)
 
-test: environment ## run the unit tests, then execute every notebook again and compare its outputs (nbval, strict)
+test: environment ## check the style, run the unit tests, then execute every notebook again and compare its outputs (nbval, strict)
+	$(PY) -m ruff check lib tests conftest.py
 	$(PY) -m pytest --nbval tests notebooks
 
-lab: environment ## open the workbook in JupyterLab
-	$(PY) -m jupyterlab notebooks/00_start_here.ipynb
+lab: environment ## open working copies of the notebooks in JupyterLab; on a server ARGS="--allow-root --no-browser --ip 0.0.0.0"
+	$(PY) -m lib.runs.lab $(ARGS)
 
 study: environment ## run the six arms on many people (params/study.yaml, tens of minutes)
 	$(RUN) notebooks/03_dual_pivot_ablation.ipynb -f params/study.yaml $(OPTIONS)

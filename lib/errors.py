@@ -1,4 +1,4 @@
-"""Named errors: each says what is wrong, where, and how to repair it. Each is also the built-in a Python user would catch."""
+"""Named errors: each says what is wrong, where, and how to repair it. Each is also a built-in error."""
 
 import sys
 
@@ -8,7 +8,7 @@ class WorkbookError(Exception):
 
 
 def exit_status(command):
-    """Run a command line: 0 when `command()` ends well, 1 after printing an error that the workbook raised on purpose."""
+    """Run a command line: 0 when `command()` returns, 1 after printing an error of the workbook."""
     try:
         command()
         return 0

@@ -28,10 +28,10 @@ def display_path(path):
 
 
 def from_root(path):
-    """A path as a person typed it, relative to the repository's root whatever folder the kernel runs in.
+    """A path as a user typed it, relative to the repository's root whatever folder the kernel runs in.
 
-    Raises UnsafePathError for a path that no file system takes: a name of more than LONGEST_NAME bytes, a NUL character,
-    or "~name" of a user who does not exist.
+    Raises UnsafePathError for a path that no file system takes: a name of more than LONGEST_NAME bytes, a NUL
+    character, or "~name" of a user who does not exist.
     """
     try:
         found = ROOT / Path(path).expanduser()
@@ -64,7 +64,7 @@ def child(folder, *names):
 
 @contextmanager
 def atomic_write(path):
-    """A temporary path beside `path` to write a file or a folder to; it replaces `path` when the block ends without error.
+    """A temporary path beside `path` for a file or folder; it replaces `path` when the block ends without error.
 
     After a failure, Ctrl-C included, the temporary path is removed and an older `path` is untouched.
     Raises NoSpaceError when the disk is full.

@@ -1,6 +1,7 @@
-"""Fixed pairs of pictures, and their metrics by implementations that lib does not use: `python tests/calibration_pairs.py` writes them.
+"""Fixed pairs of pictures, and their metrics by implementations that lib does not use.
 
-Only MS-SSIM has no other implementation here, so it is written out below from its paper, in numpy and scipy.
+`python tests/calibration_pairs.py` writes them. MS-SSIM has no other implementation here, so it is computed below from
+its paper, in numpy and scipy.
 """
 
 import json
@@ -20,13 +21,14 @@ SCALES = 0.0448, 0.2856, 0.3001, 0.2363, 0.1333  # exponents of Wang et al. 2003
 PUBLISHED = "pyiqa computes it with weights that are downloaded, so no value can be had here"
 EXCEPTIONS = {
     "lpips": f"{PUBLISHED}; the LPIPS of SqueezeNet, whose weights are small, is held by tests/test_real_models.py",
-    "ea_dists": f"{PUBLISHED}; its edges are held against scikit-image and its sum in closed form by tests/test_published.py",
+    "ea_dists": f"{PUBLISHED}; its edges are held against scikit-image and its sum in closed form by "
+    "tests/test_published.py",
     **dict.fromkeys(("dists", "msswd", "niqe", "musiq", "clipiqa", "maniqa", "qalign"), PUBLISHED),
 }
 
 
 def pairs():
-    """name -> two uint8 pictures (192, 192, 3): photographs that scikit-image carries and a drawn person, each spoilt in known ways."""
+    """name -> two uint8 pictures (192, 192, 3): a photograph of scikit-image or a drawn person, clean and degraded."""
     person = procedural.ProceduralPerson(9)
     clean = {
         "astronaut": skimage.data.astronaut()[:192, 128:320],
@@ -52,7 +54,7 @@ def spoil(clean):
 
 
 def ms_ssim(a, b):
-    """Wang et al. 2003, eq. 7, of uint8 pictures: structure and contrast at five scales, light at the last; mean over the colours."""
+    """Wang et al. 2003, eq. 7, of uint8 pictures: contrast and structure at five scales, luminance at the last one."""
     a, b = (x.astype(float).transpose(2, 0, 1) for x in (a, b))  # (3, H, W)
     product = 1.0
     for scale, exponent in enumerate(SCALES):
@@ -75,7 +77,7 @@ def terms(a, b):
     return (2 * ma * mb + c1) / (ma**2 + mb**2 + c1), (2 * covariance + c2) / (variances + c2)
 
 
-RULERS = {
+METRICS = {
     "psnr": lambda a, b: peak_signal_noise_ratio(a, b, data_range=255),
     "ssim": lambda a, b: structural_similarity(
         a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, channel_axis=2
@@ -92,11 +94,13 @@ def calibration():
         "by": {
             "psnr": f"{skimage_is}, peak_signal_noise_ratio, data_range 255",
             "ssim": f"{skimage_is}, structural_similarity, Gaussian sigma 1.5, population covariance, data_range 255",
-            "ms_ssim": f"tests/calibration_pairs.py, Wang et al. 2003 in numpy {version('numpy')} and scipy {version('scipy')}",
+            "ms_ssim": f"tests/calibration_pairs.py, Wang et al. 2003 in numpy {version('numpy')} and scipy "
+            f"{version('scipy')}",
         },
         "exceptions": EXCEPTIONS,
         "values": {
-            name: {metric: round(ruler(*pair), 6) for metric, ruler in RULERS.items()} for name, pair in pairs().items()
+            name: {metric: round(compute(*pair), 6) for metric, compute in METRICS.items()}
+            for name, pair in pairs().items()
         },
     }
 

@@ -1,4 +1,7 @@
-"""Other people's restorers: found, refused or said to be absent; asked in their own range; a seed is a picture. spandrel itself is slow's."""
+"""Published baselines: loaded, refused or absent with a reason; called in their own range; a seed gives one picture.
+
+spandrel itself is needed by the slow test only.
+"""
 
 import re
 import sys
@@ -10,7 +13,7 @@ import pytest
 import torch
 
 from lib.errors import WeightsError
-from lib.models import download
+from lib.models import weight_files
 from lib.restoration import baselines
 
 SIZE = 16
@@ -18,7 +21,7 @@ SIGNS = {"GFPGAN": "toRGB.0.weight", "CodeFormer": "position_emb"}  # a tensor t
 
 
 class Negative(torch.nn.Module):
-    """A restorer whose answer shows the range it was asked in, with noise as GFPGAN's."""
+    """A restorer whose output shows the range of its input, with noise as GFPGAN's."""
 
     noise = 0.0
 
@@ -27,7 +30,7 @@ class Negative(torch.nn.Module):
 
 
 class Loader:
-    """Stands for spandrel.ModelLoader, as far as it is used."""
+    """Replaces spandrel.ModelLoader, as far as it is used."""
 
     def load_from_state_dict(self, state):
         found = [arm for arm, sign in SIGNS.items() if sign in state]
@@ -44,9 +47,10 @@ def spandrel(monkeypatch):
 
 
 def file_of(folder, arm, holds=None):
-    """The published file of an arm, or what lies under its name; BasicSR's nest around the weights."""
+    """A file under the published name of an arm, with the weights below BasicSR's key."""
     folder.mkdir(exist_ok=True)
-    torch.save({"params_ema": {SIGNS[holds or arm]: torch.zeros(2)}}, file := folder / baselines.PUBLISHED[arm][0])
+    file = folder / baselines.PUBLISHED[arm][0]
+    torch.save({"params_ema": {SIGNS[holds or arm]: torch.zeros(2)}}, file)
     return file
 
 
@@ -54,18 +58,18 @@ def file_of(folder, arm, holds=None):
 def both(tmp_path, spandrel):
     for arm in SIGNS:
         file_of(tmp_path / "weights", arm)
-    return baselines.opened(tmp_path / "weights", SIZE)
+    return baselines.open_baselines(tmp_path / "weights", SIZE)
 
 
-def test_what_is_here_is_opened_and_its_files_are_known_by_their_hash(both, tmp_path):
+def test_the_files_of_a_folder_are_loaded_and_hashed(both, tmp_path):
     assert list(both.networks) == list(baselines.PUBLISHED) == list(SIGNS) and not both.absent
     assert both.files == {
-        arm: download.sha256(tmp_path / "weights" / file) for arm, (file, *_) in baselines.PUBLISHED.items()
+        arm: weight_files.sha256(tmp_path / "weights" / file) for arm, (file, *_) in baselines.PUBLISHED.items()
     }
     assert not any(network.training for network in both.networks.values())
 
 
-def test_networks_are_asked_in_their_own_range_and_answers_keep_it(both):
+def test_networks_read_and_write_their_own_range(both):
     x = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     restored = baselines.restore(both, x, seeds=2)
     assert list(restored) == list(SIGNS) and restored["GFPGAN"].shape == (2, 2, 3, SIZE, SIZE)
@@ -75,7 +79,7 @@ def test_networks_are_asked_in_their_own_range_and_answers_keep_it(both):
     assert baselines.restore(both, 3 * x)["GFPGAN"].abs().max() == 1
 
 
-def test_a_seed_is_a_picture_and_nobody_elses_draws_are_moved(both, monkeypatch):
+def test_a_seed_gives_one_picture_and_leaves_the_global_generator_alone(both, monkeypatch):
     monkeypatch.setattr(Negative, "noise", 0.1)
     x = torch.zeros(3, 3, SIZE, SIZE)
     torch.manual_seed(5)
@@ -86,59 +90,63 @@ def test_a_seed_is_a_picture_and_nobody_elses_draws_are_moved(both, monkeypatch)
     assert len({float(picture.sum()) for batch in restored for picture in batch}) == 6
 
 
-def test_what_is_absent_says_what_is_missing_and_where_it_is_to_be_had(tmp_path, spandrel):
+def test_an_absent_baseline_has_a_reason_with_its_address(tmp_path, spandrel):
     file_of(tmp_path / "weights", "GFPGAN")
-    found = baselines.opened(tmp_path / "weights", SIZE)
+    found = baselines.open_baselines(tmp_path / "weights", SIZE)
     assert list(found.networks) == ["GFPGAN"] and list(found.absent) == ["CodeFormer"]
     assert re.search(
         r"not here: .*codeformer.pth \(377 MB, https://github.com/sczhou/CodeFormer/releases/\S+/codeformer.pth\)",
         found.absent["CodeFormer"],
     )
-    nothing = baselines.opened(tmp_path / "nowhere", SIZE)
+    nothing = baselines.open_baselines(tmp_path / "nowhere", SIZE)
     assert not nothing.networks and list(nothing.absent) == list(SIGNS)
-    assert baselines.opened("", SIZE) == baselines.NONE and not baselines.restore(
+    assert baselines.open_baselines("", SIZE) == baselines.NONE and not baselines.restore(
         nothing, torch.zeros(1, 3, SIZE, SIZE)
     )
 
 
-def test_another_size_and_a_missing_library_are_said(both, tmp_path, monkeypatch):
-    assert baselines.opened(tmp_path / "weights", 32).absent == dict.fromkeys(SIGNS, "restores other sizes than 32 px")
+def test_another_size_and_a_missing_library_are_reasons(both, tmp_path, monkeypatch):
+    assert baselines.open_baselines(tmp_path / "weights", 32).absent == dict.fromkeys(
+        SIGNS, "restores other sizes than 32 px"
+    )
     monkeypatch.setitem(sys.modules, "spandrel", None)  # as where it is not installed
-    absent = baselines.opened(tmp_path / "weights", SIZE).absent
+    absent = baselines.open_baselines(tmp_path / "weights", SIZE).absent
     assert list(absent) == list(SIGNS) and all(
         "spandrel cannot be imported" in why and "pip install -e '.[full]'" in why for why in absent.values()
     )
 
 
-def test_a_table_has_a_row_for_what_is_absent(both, capsys):
+def test_a_table_has_a_row_for_each_absent_baseline(both):
     table = pd.DataFrame({"identity": [0.5, 0.7, 0.9]}, ["input", "blind", "dual pivot"])
     assert baselines.with_absent(table, both) is table
-    noted = baselines.with_absent(table, baselines.Baselines({}, {"GFPGAN": "not here"}, {}))
+    assert baselines.explain_absent(both) == ""
+    absent = baselines.Baselines({}, {"GFPGAN": "not here"}, {})
+    noted = baselines.with_absent(table, absent)
     assert list(noted.index) == ["input", "GFPGAN", "blind", "dual pivot"] and list(noted.note) == [
         "",
         "absent: see above",
         "",
         "",
     ]
-    assert capsys.readouterr().out == "GFPGAN is absent: not here\n"
+    assert baselines.explain_absent(absent) == "GFPGAN is absent: not here"
     assert noted.identity["blind"] == 0.7 and noted.identity["GFPGAN"] == ""
 
 
 def test_a_file_of_something_else_is_refused(tmp_path, spandrel):
     file = file_of(tmp_path / "weights", "GFPGAN", holds="CodeFormer")
     with pytest.raises(WeightsError, match="not GFPGAN.*holds CodeFormer.*Remedy.*GFPGANv1.4.pth"):
-        baselines.opened(tmp_path / "weights", SIZE)
+        baselines.open_baselines(tmp_path / "weights", SIZE)
     torch.save({"stranger": torch.zeros(2)}, file)
     with pytest.raises(WeightsError, match="not GFPGAN.*no such architecture.*Remedy"):
-        baselines.opened(tmp_path / "weights", SIZE)
+        baselines.open_baselines(tmp_path / "weights", SIZE)
     file.write_bytes(b"<html>")
     with pytest.raises(WeightsError, match="web page.*Remedy"):
-        baselines.opened(tmp_path / "weights", SIZE)
+        baselines.open_baselines(tmp_path / "weights", SIZE)
 
 
 @pytest.mark.slow
 def test_the_published_layouts_by_spandrel_itself(tmp_path):
-    """Needs the `full` extra: both architectures at their real size, with random weights, through the code a user runs."""
+    """Both architectures at their real size with random weights, loaded as a user's files. Needs the `full` extra."""
     gfpgan, codeformer = (
         import_module("spandrel.architectures.GFPGAN").GFPGAN,
         import_module("spandrel_extra_arches").architectures.CodeFormer.CodeFormer,
@@ -151,12 +159,13 @@ def test_the_published_layouts_by_spandrel_itself(tmp_path):
         "CodeFormer": codeformer(),
     }
     for arm, network in made.items():
-        torch.save({"params_ema": network.state_dict()}, file := tmp_path / baselines.PUBLISHED[arm][0])
+        file = tmp_path / baselines.PUBLISHED[arm][0]
+        torch.save({"params_ema": network.state_dict()}, file)
         assert (
             abs(file.stat().st_size / 1e6 - int(baselines.PUBLISHED[arm][1].split()[0])) < 1
         )  # as large as the published file
-    found = baselines.opened(tmp_path, 512)
-    assert list(found.networks) == list(made) and list(baselines.opened(tmp_path, 128).absent) == list(made)
+    found = baselines.open_baselines(tmp_path, 512)
+    assert list(found.networks) == list(made) and list(baselines.open_baselines(tmp_path, 128).absent) == list(made)
     x = torch.rand(1, 3, 512, 512) * 2 - 1
     for arm, pictures in baselines.restore(found, x).items():
         torch.manual_seed(0)

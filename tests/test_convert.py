@@ -1,14 +1,17 @@
-"""Published weights to a system folder: every layout at full size by its shapes and at reduced width by what it computes, and named errors."""
+"""Conversion of published weights: layouts by their shapes at full size, by their values at reduced width; errors."""
 
+import collections
 import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 import types
+import typing
 
 import numpy as np
 import original_layouts
@@ -21,7 +24,7 @@ from safetensors.torch import save_file
 
 from lib import paths
 from lib.errors import RangeError, WeightsError
-from lib.models import checkpoint_layouts, convert, download, system
+from lib.models import checkpoint_layouts, convert, download, published_sources, system, weight_files
 from lib.models.swinir import Attention, Block, SwinIR, relative_index, shift_mask
 from lib.restoration.sampling import restore
 
@@ -66,9 +69,9 @@ def base_state(made):
 
 
 def write_folder(made, folder):
-    """SD 2.1 as the mirrors have it: old names in the autoencoder and the text encoder, sizes of other models, another sampler."""
+    """SD 2.1 as the mirrors have it: old names in vae and text encoder, sizes of other models, another sampler."""
     parts = {
-        part: checkpoint_layouts.converted(part, state.state_dict(), "original")
+        part: checkpoint_layouts.convert_part(part, state.state_dict(), "original")
         for part, state in (("unet", made.unet), ("vae", made.vae), ("text_encoder", made.text))
     }
     for part, module in parts.items():
@@ -89,7 +92,7 @@ def write_folder(made, folder):
     save_file(state, folder / "text_encoder" / "model.safetensors", {"format": "pt"})
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(
-        json.dumps({**convert.SCHEDULE, "_class_name": "PNDMScheduler"})
+        json.dumps({**published_sources.SCHEDULE, "_class_name": "PNDMScheduler"})
     )
     original_layouts.write_tokenizer(folder / "tokenizer")
 
@@ -172,9 +175,9 @@ def full_size():
         "control": full(original_layouts.Control, **FULL.unet),
         "cleaner": swin | original_layouts.swin_buffers(**FULL.swin),
     }
-    G = checkpoint_layouts.converted("unet", states["unet"], "full")
+    G = checkpoint_layouts.convert_part("unet", states["unet"], "full")
     return states, {"unet": G} | {
-        part: checkpoint_layouts.converted(part, states[part], "full", G) for part in states if part != "unet"
+        part: checkpoint_layouts.convert_part(part, states[part], "full", G) for part in states if part != "unet"
     }
 
 
@@ -225,10 +228,10 @@ def test_configurations_at_full_size(full_size):
     "part, entries", [("unet", 686), ("control", 324), ("vae", 248), ("text_encoder", 294), ("cleaner", 732)]
 )
 def test_every_key_and_shape_goes_there_and_back(full_size, part, entries):
-    """Ours, put together again under the original names, are the published names with the published shapes; what is left out is known."""
+    """Our tensors, joined under the original names, have the published names and shapes. What is left out is known."""
     states, modules = full_size
-    held = checkpoint_layouts.KEPT[part](states[part]) if part in checkpoint_layouts.KEPT else states[part]
-    origins, back = checkpoint_layouts.trace(part, held, modules[part]), {}
+    held = checkpoint_layouts.kept(part, states[part])
+    origins, back = checkpoint_layouts.trace_keys(part, held, modules[part]), {}
     for ours, (key, shape) in origins.items():
         assert tuple(modules[part].state_dict()[ours].shape) == shape
         back.setdefault(key, []).append(shape)
@@ -249,7 +252,7 @@ def test_every_key_and_shape_goes_there_and_back(full_size, part, entries):
 
 def test_a_system_of_full_size(full_size):
     """512 px pictures, 64x64 latents, 77 tokens: every shape flows, on no storage."""
-    B = convert.fitted({part: module.to("meta") for part, module in full_size[1].items()}, range(49408), 512)
+    B = convert.fit_together({part: module.to("meta") for part, module in full_size[1].items()}, range(49408), 512)
     assert (B.size, B.fold, B.G.config.sample_size, B.scheduler.config.prediction_type) == (512, 1, 64, "epsilon")
     with torch.device("meta"), torch.no_grad():
         hint, prompt = (
@@ -408,7 +411,7 @@ def test_the_folder_has_diffusers_layout_and_says_where_it_comes_from(folder, fi
     assert face == {
         "file": "v1_face.pth",
         "bytes": (files / "v1_face.pth").stat().st_size,
-        "sha256": download.sha256(files / "v1_face.pth"),
+        "sha256": weight_files.sha256(files / "v1_face.pth"),
     }
     assert len(face["sha256"]) == 64
     assert {one["file"] for one in facts["sources"][1]["files"]} == {
@@ -442,16 +445,16 @@ def test_half_precision_and_pickled_bases_are_read(files, originals, tmp_path):
         ("text_encoder", "model"),
     ):
         (half / part / f"{stem}.safetensors").rename(half / part / f"{stem}.fp16.safetensors")
-    opened = convert.open_source(half)
+    opened = published_sources.open_source(half)
     assert sorted(opened.parts) == ["text_encoder", "tokenizer", "unet", "vae"]
     assert tiny_system.same(
-        convert._pretrained("vae", half / "vae").state_dict(),
-        checkpoint_layouts.converted("vae", originals.vae.state_dict(), "original").state_dict(),
+        convert._load_folder("vae", half / "vae").state_dict(),
+        checkpoint_layouts.convert_part("vae", originals.vae.state_dict(), "original").state_dict(),
     )
-    opened = convert.open_source(files / "v2-1_512-ema-pruned.ckpt")
+    opened = published_sources.open_source(files / "v2-1_512-ema-pruned.ckpt")
     assert tiny_system.same(opened.parts["unet"], originals.unet.state_dict())
     torch.save(originals.unet.state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    assert tiny_system.same(download.read(tmp_path / "old.pth"), originals.unet.state_dict())
+    assert tiny_system.same(weight_files.read(tmp_path / "old.pth"), originals.unet.state_dict())
 
 
 def test_the_command_takes_a_hub_id_from_the_hubs_cache(files, B, tmp_path):
@@ -461,7 +464,7 @@ def test_the_command_takes_a_hub_id_from_the_hubs_cache(files, B, tmp_path):
         sys.executable,
         "-m",
         "lib.convert",
-        download.BASE_ID,
+        weight_files.BASE_ID,
         *sources(files, "v1_face.pth", "face_swinir_v1.ckpt"),
         "--to",
         str(tmp_path / "system"),
@@ -484,13 +487,13 @@ def test_the_command_takes_a_hub_id_from_the_hubs_cache(files, B, tmp_path):
     back = system.load(tmp_path / "system")
     assert (
         back.fingerprint() == B.fingerprint()
-        and back.provenance["sources"][0]["source"] == f"{download.BASE_ID} at 0123abcd"
+        and back.provenance["sources"][0]["source"] == f"{weight_files.BASE_ID} at 0123abcd"
     )
 
 
 def hub(files, at):
     """The hub's cache with SD 2.1-base in it."""
-    model = at / "hub" / f"models--{download.BASE_ID.replace('/', '--')}"
+    model = at / "hub" / f"models--{weight_files.BASE_ID.replace('/', '--')}"
     shutil.copytree(files / "sd21", model / "snapshots" / "0123abcd")
     (model / "refs").mkdir()
     (model / "refs" / "main").write_text("0123abcd")
@@ -514,7 +517,7 @@ def spoilt(files, name, target, **changes):
 
 
 OTHERS_OF_E = {
-    "a key missing": ({"zero_convs.3.0.bias": None}, r"1 missing: controlnet_down_blocks.3.bias"),
+    "a key missing": ({"zero_convs.3.0.bias": None}, r"1 missing: zero_convs.3.0.bias"),
     "a key too many": ({"label_emb.0.0.weight": torch.zeros(3)}, r"1 unexpected: label_emb.0.0.weight"),
     "a key too many in a block": (
         {"input_blocks.1.0.more.weight": torch.zeros(3)},
@@ -532,7 +535,7 @@ OTHERS_OF_E = {
         {"middle_block.1.proj_in.weight": torch.zeros(128, 128, 1, 1)},
         r"expected \(128, 128\), found \(128, 128, 1, 1\)",
     ),
-    "no first convolution": ({"input_blocks.0.0.weight": None}, r"conv_in.weight' is missing"),
+    "no first convolution": ({"input_blocks.0.0.weight": None}, r"input_blocks.0.0.weight' is missing"),
 }
 
 
@@ -620,7 +623,7 @@ def test_another_architecture_of_the_base_is_named(originals, files, tmp_path, k
 
 
 def test_a_full_file_with_a_hint_encoder_of_its_own_is_refused(files, tmp_path):
-    state = download.read(files / "face_full_v1.ckpt")
+    state = weight_files.read(files / "face_full_v1.ckpt")
     torch.save(state | {"cond_encoder.quant_conv.bias": torch.zeros(8)}, tmp_path / "face_full_v1.ckpt")
     refused(
         [str(tmp_path / "face_full_v1.ckpt"), str(files / "tokenizer")],
@@ -634,7 +637,7 @@ def test_a_full_file_with_a_hint_encoder_of_its_own_is_refused(files, tmp_path):
 def test_a_base_folder_is_read_strictly(files, tmp_path, part, name, change):
     folder = shutil.copytree(files / "sd21", tmp_path / "sd21")
     file = folder / part / f"{name}.safetensors"
-    state = download.read(file)
+    state = weight_files.read(file)
     key = next(key for key in state if key.endswith("bias"))
     shape = tuple(state[key].shape)
     match = {
@@ -658,7 +661,8 @@ def test_an_incomplete_base_folder_says_what_is_missing_and_where_to_get_it(file
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink(), (folder / "tokenizer" / "merges.txt").unlink()
     refused(
         [str(folder)],
-        r"Missing: unet/diffusion_pytorch_model.safetensors \(3.46 GB\), tokenizer/merges.txt \(0.5 MB\). Remedy.*sd2-community",
+        r"Missing: unet/diffusion_pytorch_model.safetensors \(3.46 GB\), tokenizer/merges.txt \(0.5 MB\). "
+        "Remedy.*sd2-community",
         tmp_path / "system",
     )
     refused([str(tmp_path)], "neither a diffusers folder nor a tokenizer.*Remedy", tmp_path / "system")
@@ -667,7 +671,7 @@ def test_an_incomplete_base_folder_says_what_is_missing_and_where_to_get_it(file
 def test_a_base_that_predicts_v_is_refused(files, tmp_path):
     folder = shutil.copytree(files / "sd21", tmp_path / "sd21")
     (folder / "scheduler" / "scheduler_config.json").write_text(
-        json.dumps({**convert.SCHEDULE, "prediction_type": "v_prediction"})
+        json.dumps({**published_sources.SCHEDULE, "prediction_type": "v_prediction"})
     )
     refused([str(folder)], "predicts v", tmp_path / "system")
     (folder / "scheduler" / "scheduler_config.json").write_text("{")
@@ -708,8 +712,8 @@ def test_parts_of_different_models_are_refused(files, originals, tmp_path):
 def test_parts_without_a_source_and_sources_without_a_part(files, tmp_path):
     refused(
         sources(files, "v1_face.pth"),
-        r"parts without a source: unet, vae, text_encoder, tokenizer, cleaner. Remedy: .*face_swinir_v1.ckpt \(0.1 GB at "
-        r"https://huggingface.co/lxq007/DiffBIR\).*unet/diffusion_pytorch_model.safetensors \(3.46 GB\)",
+        r"parts without a source: unet, vae, text_encoder, tokenizer, cleaner. Remedy: .*face_swinir_v1.ckpt "
+        r"\(0.1 GB at https://huggingface.co/lxq007/DiffBIR\).*unet/diffusion_pytorch_model.safetensors \(3.46 GB\)",
         tmp_path / "system",
     )
     refused(
@@ -717,7 +721,17 @@ def test_parts_without_a_source_and_sources_without_a_part(files, tmp_path):
         r"without a source: tokenizer.*vocab.json \(1.1 MB\)",
         tmp_path / "system",
     )
-    refused(sources(files, *SINGLE, "sd21"), "adds nothing: .*sd21", tmp_path / "system")
+    refused(sources(files, *SINGLE, "sd21"), "adds nothing: .*sd21.*unet \\(from v2-1_512", tmp_path / "system")
+
+
+def test_a_second_E_in_place_of_the_cleaner_is_told_so(files, tmp_path):
+    general = shutil.copy(files / "v1_face.pth", tmp_path / "v1_general.pth")
+    refused(
+        [*sources(files, "sd21", "v1_face.pth"), general],
+        r"adds nothing: v1_general.pth holds only what another source gives: control \(from v1_face.pth\)"
+        r".*Still without a source: cleaner.*face_swinir_v1.ckpt \(0.1 GB at ",
+        tmp_path / "system",
+    )
 
 
 class Bomb:
@@ -758,21 +772,111 @@ def test_files_that_are_no_weights_are_named(files, tmp_path):
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_pickle_that_would_run_code_is_refused_unrun(tmp_path, packed):
-    torch.save(
-        {"state_dict": {"a": torch.zeros(3)}, "b": Bomb()}, tmp_path / "bad.ckpt", _use_new_zipfile_serialization=packed
-    )
+    bad = tmp_path / "bad.ckpt"
+    state = {"state_dict": {"a": torch.zeros(3)}, "b": Bomb()}
+    torch.save(state, bad, _use_new_zipfile_serialization=packed)
+    refused([str(bad)], "unsafe weights: .*wants to run.*system", tmp_path / "system")
+    assert not os.path.exists("/tmp/should-not-exist")
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_configuration_that_a_trainer_left_in_a_checkpoint_is_inert(tmp_path, packed):
+    """What a pickled OmegaConf DictConfig refers to: its own classes, typing.Any, built-in types, a defaultdict."""
+    module = types.ModuleType("omegaconf.dictconfig")
+    module.DictConfig = type("DictConfig", (), {"__module__": module.__name__})
+    config = module.DictConfig()
+    config.__dict__ |= {"ref_type": typing.Any, "type": dict, "_resolver_cache": collections.defaultdict(dict)}
+    names = {"omegaconf": types.ModuleType("omegaconf"), module.__name__: module}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, made in names.items():
+            patch.setitem(sys.modules, name, made)
+        content = {"state_dict": {"a": torch.ones(3)}, "hyper_parameters": config}
+        torch.save(content, tmp_path / "trained.ckpt", _use_new_zipfile_serialization=packed)
+    assert torch.equal(weight_files.read(tmp_path / "trained.ckpt")["a"], torch.ones(3))
+
+
+# ---- damage that shapes do not show ----
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused(files, tmp_path, value):
+    bad = torch.full((32, 8, 3, 3), value)
+    face = spoilt(files, "v1_face.pth", tmp_path / "v1_face.pth", **{"input_blocks.0.0.weight": bad})
     refused(
-        [str(tmp_path / "bad.ckpt")],
-        "unsafe weights: .*wants to run.*system" if packed else "unreadable weights",
+        [face, *sources(files, "sd21", "face_swinir_v1.ckpt")],
+        "damaged weights: input_blocks.0.0.weight of v1_face.pth holds NaN or infinite values.*Remedy",
         tmp_path / "system",
     )
-    assert not os.path.exists("/tmp/should-not-exist")
+    base = shutil.copytree(files / "sd21", tmp_path / "sd21")
+    file = base / "vae" / "diffusion_pytorch_model.safetensors"
+    state = weight_files.read(file)
+    state["decoder.conv_in.bias"] = torch.full_like(state["decoder.conv_in.bias"], value)
+    save_file(state, file, {"format": "pt"})
+    refused(
+        [str(base), *sources(files, "v1_face.pth", "face_swinir_v1.ckpt")],
+        "damaged weights: decoder.conv_in.bias of .*vae holds NaN",
+        tmp_path / "system",
+    )
+
+
+def test_an_E_that_was_never_trained_is_refused(files, tmp_path):
+    state = torch.load(files / "v1_face.pth", weights_only=True)
+    outgoing = {
+        key: torch.zeros_like(state[key]) for key in state if key.startswith(("zero_convs", "middle_block_out"))
+    }
+    bad = spoilt(files, "v1_face.pth", tmp_path / "v1_face.pth", **outgoing)
+    refused(
+        [bad, *sources(files, "sd21", "face_swinir_v1.ckpt")],
+        "untrained weights: every outgoing convolution of E in v1_face.pth is zero.*Remedy",
+        tmp_path / "system",
+    )
+
+
+def test_keys_that_belong_to_no_part_are_refused(originals, files, tmp_path):
+    state = base_state(originals) | {"control_lora.0.weight": torch.zeros(3)}
+    save_file(state, tmp_path / "base.safetensors")
+    refused(
+        [str(tmp_path / "base.safetensors"), *sources(files, *SINGLE[1:])],
+        "base.safetensors holds 1 tensors that belong to no part.*'control_lora.0.weight'.*Remedy",
+        tmp_path / "system",
+    )
+
+
+def test_a_flipped_byte_of_a_torch_file_is_found(files, tmp_path):
+    content = bytearray((files / "v1_face.pth").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "v1_face.pth").write_bytes(content)
+    refused([str(tmp_path / "v1_face.pth")], "unreadable weights: .*checksum of .* is wrong", tmp_path / "system")
+
+
+def test_a_file_of_the_hub_is_held_to_the_digest_that_its_client_noted(files, tmp_path):
+    """Where `hf download --local-dir` notes it, and in the cache, whose files are named by their digests."""
+    weights = tmp_path / "weights"
+    notes = weights / ".cache" / "huggingface" / "download"
+    notes.mkdir(parents=True)
+    face = shutil.copy(files / "v1_face.pth", weights / "v1_face.pth")
+    note = notes / "v1_face.pth.metadata"
+    note.write_text(f"0123abcd\n{weight_files.sha256(face)}\n1700000000.0\n")
+    assert weight_files.check_digest(face) == weight_files.sha256(face)
+    note.write_text(f"0123abcd\n{'0' * 64}\n1700000000.0\n")
+    refused(
+        [str(face), *sources(files, "sd21", "face_swinir_v1.ckpt")],
+        f"damaged weights: .*v1_face.pth has the SHA-256 .*, its publisher gives {'0' * 64}.*Remedy",
+        tmp_path / "system",
+    )
+    blob = shutil.copy(files / "v1_face.pth", tmp_path / ("1" * 64))
+    (tmp_path / "linked.pth").symlink_to(blob)
+    with pytest.raises(WeightsError, match="damaged weights"):
+        weight_files.check_digest(tmp_path / "linked.pth")
+
+
+# ---- the hub ----
 
 
 def test_a_hub_id_without_a_network_is_an_error_within_ten_seconds(files, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
     start = time.monotonic()
-    assert convert.main([download.BASE_ID, "--to", str(tmp_path / "system")]) == 1
+    assert convert.main([weight_files.BASE_ID, "--to", str(tmp_path / "system")]) == 1
     said = capsys.readouterr().err
     assert (
         time.monotonic() - start < 10
@@ -787,7 +891,7 @@ def test_a_hub_id_without_a_network_is_an_error_within_ten_seconds(files, tmp_pa
     part.rename(part.with_suffix(".incomplete"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     refused(
-        [download.BASE_ID],
+        [weight_files.BASE_ID],
         r"not whole in the hub's cache.*Missing: vae/diffusion_pytorch_model.safetensors \(335 MB\). Remedy",
         tmp_path / "system",
     )
@@ -800,16 +904,39 @@ def test_a_name_server_that_never_answers_holds_nobody_up(tmp_path, monkeypatch)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     start = time.monotonic()
     with pytest.raises(WeightsError, match="the hub cannot be reached. Missing: unet/config.json"):
-        download.from_hub(download.BASE_ID, seconds=0.5)
+        download.from_hub(weight_files.BASE_ID, seconds=0.5)
     assert time.monotonic() - start < 5
     over.set()
 
 
 def test_a_hub_that_answers_no_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "_answers", lambda _: True)  # and then the client, offline, finds nothing
+    monkeypatch.setattr(download, "_reachable", lambda *_: True)  # and then the client, offline, finds nothing
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(WeightsError, match="stabilityai/gone could not be fetched.*Remedy.*sd2-community"):
         download.from_hub("stabilityai/gone")
+
+
+# ---- the target ----
+
+
+def test_a_target_below_a_file_is_refused(files, tmp_path):
+    (tmp_path / "notes.txt").write_text("dear to me")
+    with pytest.raises(WeightsError, match="below a file: .*notes.txt is no folder. Remedy"):
+        convert.convert(sources(files, *SINGLE), tmp_path / "notes.txt" / "weights" / "system", SIZE)
+
+
+def test_a_terminated_conversion_leaves_nothing_behind(files, tmp_path, monkeypatch):
+    def save(self, folder, dtype):
+        with paths.atomic_write(folder) as aside:
+            (aside / "unet").mkdir(parents=True)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)  # the handler runs before this ends
+
+    monkeypatch.setattr(system.System, "save", save)
+    with pytest.raises(SystemExit) as stopped:
+        convert.main([*sources(files, *SINGLE), "--to", str(tmp_path / "system"), "--size", str(SIZE)])
+    assert stopped.value.code == 143 and not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_target_in_use_is_kept(files, folder, tmp_path):

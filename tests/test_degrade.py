@@ -1,4 +1,4 @@
-"""Degradation: identity limits, closed forms, an independent composition, replay, coverage of the ranges, named errors."""
+"""Degradation: identity limits, closed forms, an independent composition, replay, ranges of recipes, named errors."""
 
 import dataclasses
 import io

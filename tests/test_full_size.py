@@ -18,13 +18,13 @@ from tiny_pack import write_recogniser
 
 from lib import paths
 from lib.errors import PersonalWeightsError, RangeError, WeightsError
-from lib.metrics import pyiqa_metrics, registry
-from lib.models import download, personal_weights, precision, system
+from lib.metrics import headline, pyiqa_metrics
+from lib.models import weight_files, personal_weights, precision, system
 from lib.people import procedural
 from lib.people.picture_files import load_picture, save_picture
 from lib.restoration import baselines
 from lib.restoration.sampling import generate
-from lib.runs import parameters, runner
+from lib.runs import folders, parameters, runner
 from lib.studies import arms, cost_counted, cost_timed, person, statistics
 from lib.training import pivots
 from lib.training.trainer import Tuning
@@ -110,7 +110,7 @@ def here(word, home):
 def download(words, files, home):  # noqa: F811
     """Stands for `hf download OWNER/MODEL FILE --local-dir FOLDER`, which needs a network: as far as the published file is known."""
     model, name, option, folder = words
-    assert option == "--local-dir" and download.PUBLISHED[name][1].endswith(f"/{model}")
+    assert option == "--local-dir" and weight_files.PUBLISHED[name][1].endswith(f"/{model}")
     (home / folder).mkdir(exist_ok=True)
     (home / folder / name).write_bytes((files / name).read_bytes())
 
@@ -159,7 +159,7 @@ def executed(words, home):
         patch.setenv("PYTHONPATH", str(home / "site"))  # where a stand-in of spandrel lies
         assert runner.main(words) == 0
     given = runner._arguments(words)
-    folder = runner.folder_of(notebook, parameters.resolve(notebook, given.file, given.parameter))
+    folder = folders.folder_of(notebook.stem, parameters.resolve(notebook, given.file, given.parameter))
     return SimpleNamespace(
         folder=folder, text=(folder / notebook.name).read_text(), **json.loads((folder / "record.json").read_text())
     )
@@ -181,7 +181,7 @@ def test_the_system_was_written_with_the_hashes_of_its_files(done, home):
     B = system.load(home / "weights" / "sd21-diffbir")
     assert (B.size, B.fold, B.tokenizer.model_max_length) == (SIZE, 1, 77)
     facts = {file["file"]: file["sha256"] for source in B.provenance["sources"] for file in source["files"]}
-    assert download.sha256(home / "weights" / "v1_face.pth") in facts.values() and len(facts) > 5
+    assert weight_files.sha256(home / "weights" / "v1_face.pth") in facts.values() and len(facts) > 5
 
 
 def test_both_pivots_are_tuned_restored_and_measured(done, home):
@@ -193,7 +193,7 @@ def test_both_pivots_are_tuned_restored_and_measured(done, home):
     )
     assert len(list((one.folder / "restored").glob("*.png"))) == 4
     assert {(row["arm"], row["metric"]) for row in one.metrics} == {
-        (a, m) for a in ("input", "blind", "dual pivot") for m in registry.headline_metrics(SIZE)[0]
+        (a, m) for a in ("input", "blind", "dual pivot") for m in headline.headline_metrics(SIZE)[0]
     }
     assert all(np.isfinite(row["value"]) for row in one.metrics) and "people-p" not in {
         row["metric"] for row in one.metrics
@@ -202,7 +202,7 @@ def test_both_pivots_are_tuned_restored_and_measured(done, home):
 
 
 def test_why_there_is_no_perceptual_metric_is_said(done):
-    absent = registry.headline_metrics(SIZE)[1]
+    absent = headline.headline_metrics(SIZE)[1]
     assert not absent or all("no perceptual metric: people-p reads 128 px, not 64" in one.text for one in done[:4])
 
 
@@ -216,7 +216,7 @@ def test_absent_baselines_say_so_in_the_tables(done):
 def test_baselines_that_are_here_are_restored_measured_and_recorded(done, home):
     one, (file, *_) = done[2], baselines.PUBLISHED["GFPGAN"]
     assert {row["arm"] for row in one.metrics} == {"input", "blind", *baselines.PUBLISHED, "swap + model pivot"}
-    assert one.loaded["GFPGAN"] == download.sha256(home / "baselines" / file)
+    assert one.loaded["GFPGAN"] == weight_files.sha256(home / "baselines" / file)
     given, made = (
         load_picture(folder / name)
         for folder, name in ((home / "somebody" / "inputs", "0.png"), (one.folder / "restored", "0-GFPGAN.png"))
@@ -341,33 +341,33 @@ def test_other_systems_networks_wait_on_the_cpu():
 
 def test_lpips_takes_the_place_of_people_p_where_it_can_be_had(monkeypatch):
     x, y = tiny_system.pictures(2, 1), tiny_system.pictures(2, 2)
-    monkeypatch.setattr(pyiqa_metrics, "ready", lambda name: None)
+    monkeypatch.setattr(pyiqa_metrics, "check_available", lambda name: None)
     monkeypatch.setattr(pyiqa_metrics, "score", lambda name, a, b: (a - b).abs().mean((1, 2, 3)))
-    registry.headline_metrics.cache_clear()
+    headline.headline_metrics.cache_clear()
     try:
-        found = registry.headline(x, y)
+        found = headline.headline_values(x, y)
         assert list(found) == ["psnr", "lpips", "identity"] and torch.equal(
             found["lpips"], (x - y).abs().mean((1, 2, 3))
         )
-        assert registry.labels(size=SIZE)["lpips"] == "LPIPS" and registry.labels() == registry.LABEL
+        assert headline.labels(size=SIZE)["lpips"] == "LPIPS" and headline.labels() == headline.LABEL
     finally:
-        registry.headline_metrics.cache_clear()
+        headline.headline_metrics.cache_clear()
 
 
 def test_without_lpips_there_is_no_perceptual_column_but_a_reason(monkeypatch):
     def absent(name):
         raise WeightsError(f"{name} is not here. Remedy: fetch it.")
 
-    monkeypatch.setattr(pyiqa_metrics, "ready", absent)
-    registry.headline_metrics.cache_clear()
+    monkeypatch.setattr(pyiqa_metrics, "check_available", absent)
+    headline.headline_metrics.cache_clear()
     try:
-        assert registry.headline_metrics(512) == (
+        assert headline.headline_metrics(512) == (
             ("psnr", "identity"),
             "no perceptual metric: people-p reads 128 px, not 512; lpips is not here. Remedy: fetch it.",
         )
-        assert registry.headline_metrics(128) == (registry.HEADLINE, "")
+        assert headline.headline_metrics(128) == (headline.HEADLINE, "")
     finally:
-        registry.headline_metrics.cache_clear()
+        headline.headline_metrics.cache_clear()
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -65,7 +65,7 @@ def test_a_recogniser_of_another_input_size(tmp_path):
 
 @pytest.mark.parametrize("size", [64, 128, 512])
 def test_template_crops_reach_the_published_template(tmp_path, size):
-    """Five outputs, each the brightness about one of insightface's five points: a spot on our template lights its own."""
+    """Each of five outputs is the brightness about one of insightface's points, which a spot on our template raises."""
     y, x = np.indices((112, 112))
     probes = [np.exp(-((x - px) ** 2 + (y - py) ** 2) / 8) for px, py in face_align.arcface_dst]
     probe = write_recogniser(tmp_path / "probe.onnx", np.stack([np.stack([p] * 3).ravel() for p in probes], 1))
@@ -146,6 +146,12 @@ def test_a_file_of_the_wrong_shape_is_named(tmp_path, reads, writes):
         identity.embed(crops(1, 112), file)
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "~nosuchuser/pack", "~nosuchuser/rec.onnx", "a\0b"])
+def test_names_that_no_file_system_takes_are_refused(name):
+    with pytest.raises(errors.UnsafePathError, match="Remedy"):
+        identity.recogniser(name)
+
+
 def test_useless_embeddings_and_pictures_are_named(tmp_path, file):
     for name, value in (("zero", 0.0), ("nan", float("nan"))):
         with pytest.raises(errors.PackError, match="zero or not finite"):
@@ -165,3 +171,25 @@ def test_cosines():
     assert torch.allclose(
         identity.to_references(a / a.norm(dim=1, keepdim=True), references), torch.tensor([1.4, 1.0]) / 2**0.5
     )
+
+
+@pytest.mark.parametrize("count", identity.LANDMARK_OUTPUTS)
+def test_a_landmark_model_is_not_a_recogniser(tmp_path, count):
+    file = write_recogniser(tmp_path / "points.onnx", np.ones((3 * 16 * 16, count)), size=16)
+    with pytest.raises(errors.PackError, match="Not a recogniser.*landmarks"):
+        identity.embed(crops(1, 112), file)
+
+
+def test_the_shipped_landmark_model_is_not_a_scorer():
+    with pytest.raises(errors.PackError, match="Not a recogniser.*people-l.*Remedy"):
+        identity.check_scorer(identity.RECOGNISER.with_name("people-l.onnx"), real=False)
+
+
+def test_a_real_person_needs_a_recogniser_of_real_faces(file, tmp_path):
+    copy = tmp_path / "mine.onnx"
+    copy.write_bytes(identity.RECOGNISER.read_bytes())
+    for scorer in (None, "", "people", identity.RECOGNISER, copy):
+        with pytest.raises(errors.PackError, match="No recogniser of real faces.*Remedy"):
+            identity.check_scorer(scorer, real=True)
+        identity.check_scorer(scorer, real=False)
+    identity.check_scorer(file, real=True)

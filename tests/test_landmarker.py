@@ -1,4 +1,4 @@
-"""Landmarks of aligned crops through insightface's classes: near the truth of drawn people, in pixels of the crop, named errors."""
+"""Landmarks of aligned crops through insightface's classes: near the ground truth of drawn people; named errors."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_where_there_is_no_face_there_are_no_points(crowd):
 
 
 def write_landmarks(path, points, size=192):
-    """A landmark model that answers with the same points (K, 2) whatever it sees."""
+    """A landmark model that returns the same points (K, 2) for every picture."""
     nodes = [
         helper.make_node("Flatten", ["x"], ["flat"]),
         helper.make_node("MatMul", ["flat", "none"], ["zero"]),
@@ -72,7 +72,7 @@ def write_landmarks(path, points, size=192):
 
 @pytest.fixture
 def red_face():
-    """A crop with one red cell, in which the detector of tiny_pack sees a face: a box of 180 pixels about the cell's left top corner."""
+    """A crop with a red cell, and that cell's left top corner, about which tiny_pack's detector has a box of 180 px."""
     x = torch.full((1, 3, 128, 128), -1.0)
     x[0, 0, 48:64, 64:80] = 1
     assert POINTS.shape == (5, 2)
@@ -80,7 +80,7 @@ def red_face():
 
 
 def test_points_lie_where_a_model_says_in_the_box_that_was_found(tmp_path, red_face):
-    """-1 and 1 are the edges of one and a half boxes about the box's middle; 0..1 and another margin likewise."""
+    """-1 and 1 are the edges of one and a half boxes about the box's middle, by a pack and by a file."""
     rng, (x, middle) = np.random.default_rng(0), red_face
     points = rng.uniform(-1, 1, (68, 2))
     write_detector(tmp_path / "pack")
@@ -88,9 +88,9 @@ def test_points_lie_where_a_model_says_in_the_box_that_was_found(tmp_path, red_f
     middle, half = middle.numpy() + 0.5, 90.0
     found = landmark_detection.find_landmarks(x, tmp_path / "pack")[0].numpy()
     assert np.abs(found - (middle + points * 1.5 * half)).max() < 0.6
-    small = write_landmarks(tmp_path / "small.onnx", (points + 1) / 2, size=112)
-    found = landmark_detection.find_landmarks(x, tmp_path / "pack", small, unit=True, margin=1.2)[0].numpy()
-    assert np.abs(found - (middle + points * 1.2 * half)).max() < 0.6
+    small = write_landmarks(tmp_path / "small.onnx", points, size=112)
+    found = landmark_detection.find_landmarks(x, tmp_path / "pack", small)[0].numpy()
+    assert np.abs(found - (middle + points * 1.5 * half)).max() < 0.6
 
 
 def test_of_106_points_the_68_are_taken(tmp_path, red_face):

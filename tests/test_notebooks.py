@@ -13,7 +13,7 @@ import yaml
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from lib import paths
-from lib.runs import parameters
+from lib.runs import pages, parameters
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 PARAMS = sorted(paths.PARAMS.glob("*.yaml"))
@@ -26,6 +26,7 @@ STORY = {
     "20_new_person",
 }
 OPENING = ("What you learn", "Run time", "You may skip")
+WIDTH = 100  # characters of a code line: what a notebook shows beside the file browser
 MACHINE = re.compile(r"(?<![\w.])/(?:work|home|root|tmp|Users|var|mnt|opt)/")  # where this machine keeps its things
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -114,6 +115,47 @@ def test_cells_are_small(path):
 
 
 @each_notebook
+def test_code_lines_fit_a_page(path):
+    long = [line for cell in code_of(path) for line in cell.source.splitlines() if len(line) > WIDTH]
+    assert not long
+
+
+@each_notebook
+def test_the_parameters_that_a_newcomer_turns_come_first(path):
+    """Up to six stand under a comment line of their own; the rest in groups, each under its comment line."""
+    (cell,) = [cell for cell in code_of(path) if "parameters" in cell.metadata.get("tags", [])]
+    groups = []
+    for line in lines_of(cell):
+        if line.startswith("#"):
+            groups.append(0)
+        elif groups:
+            groups[-1] += line[:1].isupper()  # not the second line of a long literal
+    assert lines_of(cell)[0].startswith("#") and 0 < groups[0] <= 6
+    assert sum(groups) == len(parameters.declared(path)) and all(groups)
+
+
+@each_notebook
+def test_every_figure_has_an_alternative_text(path):
+    """`python -m lib.run --refresh` stores them."""
+    pictures = [output for output in outputs_of(path) if "image/png" in output.get("data", {})]
+    assert all(output.metadata.get("image/png", {}).get("alt") for output in pictures)
+
+
+@each_notebook
+def test_what_it_writes_goes_to_the_folder_of_its_record(path):
+    """So a run by hand never overwrites another person's results."""
+    source = "\n".join(cell.source for cell in code_of(path))
+    assert "Record.here(" in source and "run_folder" not in source
+
+
+@each_notebook
+def test_its_relative_links_lead_somewhere(path):
+    cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown"]
+    links = {match[1] for source in cells for match in pages.LINK.finditer(source)}
+    assert not [link for link in links if not (path.parent / link).exists()]
+
+
+@each_notebook
 def test_it_opens_with_its_claim_and_ends_with_its_record(path):
     nb = nbformat.read(path, 4)
     opening = nb.cells[0].source
@@ -140,29 +182,15 @@ def test_the_strict_check_sees_a_changed_number_and_only_that(tmp_path):
     changed = cell("print('PSNR 20.1')", said("PSNR 20.2\n"), count=2)
     stripped = cell("print('new')", count=3)
     nbformat.write(new_notebook(cells=[same, changed, stripped]), tmp_path / "n.ipynb")
+    words = ["--nbval", "-c", "../pyproject.toml", "-p", "no:cacheprovider", "-q", "-rA", "../conftest.py"]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "--nbval",
-            "-c",
-            "pyproject.toml",
-            "-p",
-            "no:cacheprovider",
-            "-q",
-            "-rA",
-            "tests/conftest.py",
-            str(tmp_path / "n.ipynb"),
-        ],
-        cwd=paths.ROOT,
+        [sys.executable, "-m", "pytest", *words, str(tmp_path / "n.ipynb")],
+        cwd=paths.NOTEBOOKS,  # from there its settings are found, too
         capture_output=True,
         text=True,
     )
-    verdicts = {
-        int(cell): verdict for verdict, cell in re.findall(r"^(PASSED|FAILED) .*::Cell (\d)", done.stdout, re.M)
-    }
-    assert verdicts == {0: "PASSED", 1: "FAILED", 2: "FAILED"}, done.stdout
+    outcomes = {int(cell): word for word, cell in re.findall(r"^(PASSED|FAILED) .*::Cell (\d)", done.stdout, re.M)}
+    assert outcomes == {0: "PASSED", 1: "FAILED", 2: "FAILED"}, done.stdout
 
 
 @each_notebook

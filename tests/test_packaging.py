@@ -6,11 +6,12 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import packages_distributions, requires, version
 
 import nbformat
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from lib import checks, paths
 from lib.errors import DeviceError, NoSpaceError, RangeError, UnsafePathError
@@ -31,7 +32,7 @@ def imports(source):
 
 def sources():
     for folder in ("lib", "tests"):
-        for path in (paths.ROOT / folder).glob("*.py"):
+        for path in (paths.ROOT / folder).rglob("*.py"):
             yield path.name, path.read_text()
     for path in paths.NOTEBOOKS.glob("*.ipynb"):
         code = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
@@ -41,6 +42,27 @@ def sources():
 def test_installed_versions_are_the_pins():
     installed = {name: version(name).split("+")[0] for name in PINS}
     assert installed == PINS
+
+
+def test_constraints_hold_the_pins_and_what_they_require():
+    lines = [line for line in (paths.ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    held = {canonical(name): number for name, number in (line.split("==") for line in lines)}
+    assert not [line for line in lines if "+" in line or "@" in line]
+    assert {name: held.get(canonical(name)) for name in PINS} == PINS
+    required = [Requirement(text) for name in PINS for text in requires(name) or []]
+    wanted = {canonical(one.name) for one in required if not one.marker or one.marker.evaluate({"extra": ""})}
+    assert not wanted - set(held)
+
+
+def canonical(name):
+    """The name of a distribution as an index compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_the_citation_names_the_paper_and_this_version():
+    citation = yaml.safe_load((paths.ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["version"] and citation["license"] == PROJECT["license"]
+    assert citation["preferred-citation"]["title"] == "Personalized Restoration via Dual-Pivot Tuning"
 
 
 def test_pins_carry_no_local_build():
@@ -90,7 +112,7 @@ def test_help_lists_every_target():
 
 
 def test_a_wrong_python_is_refused_before_anything_is_made(tmp_path):
-    for name in ("Makefile", "pyproject.toml"):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         (tmp_path / name).write_text((paths.ROOT / name).read_text())
     false = tmp_path / "python"
     false.write_text("#!/bin/sh\nexit 1\n")

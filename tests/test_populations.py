@@ -13,7 +13,7 @@ from lib.metrics import identity, sets
 @pytest.fixture
 def as_embeddings(monkeypatch):
     """Pictures (N, 3, 1, D) stand for their own embeddings: the first channel."""
-    monkeypatch.setattr(identity, "embeddings", lambda x, pack=None: x[:, 0, 0].float())
+    monkeypatch.setattr(identity, "embed", lambda x, scorer=None: x[:, 0, 0].float())
 
 
 def crowd(count, shift=0.0, scale=1.0, seed=0):
@@ -72,7 +72,7 @@ def test_the_spread_of_seeds():
     x, y = (tiny_system.pictures(3, seed, 128) for seed in (1, 2))
     pixels, angle = sets.spread(torch.stack([x, y]))
     assert torch.allclose(pixels, ((x - y).abs() / 2**0.5).mean((1, 2, 3)) / 2, atol=1e-6)
-    assert torch.allclose(angle, identity.degrees(identity.embeddings(x), identity.embeddings(y)), atol=0.05)
+    assert torch.allclose(angle, identity.degrees(identity.embed(x), identity.embed(y)), atol=0.05)
     none = sets.spread(torch.stack([x, x, x]))
     assert none[0].max() == 0 and none[1].max() < 0.1
     with pytest.raises(PictureSizeError, match="Remedy"):

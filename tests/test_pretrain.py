@@ -10,7 +10,7 @@ from lib.errors import SplitError
 from lib.images import to_uint8
 from lib.models import system
 from lib.people import procedural
-from lib.training import pretraining, trainer
+from lib.training import picture_pool, pretraining, trainer
 
 ABAR = torch.tensor(np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2), dtype=torch.float32)
 
@@ -20,7 +20,7 @@ def pool():
     """Four people in two pictures each, made up."""
     g = torch.Generator().manual_seed(0)
     clean = to_uint8(tiny_system.pictures(8))
-    return pretraining.Pool(
+    return picture_pool.Pool(
         pictures=torch.from_numpy(clean).permute(0, 3, 1, 2).contiguous(),
         person=torch.arange(4).repeat_interleave(2),
         captions=["a photo of a person with blue eyes"] * 4 + ["a photo of a person , bald"] * 4,
@@ -34,8 +34,8 @@ def pool():
 
 
 def test_a_pool_is_of_training_people_in_order_across_workers_chunks():
-    count, shots, size = pretraining.CHUNK + 1, 2, 32
-    pool = pretraining.make_pool(count, shots, size, start=5, workers=1)
+    count, shots, size = picture_pool.CHUNK + 1, 2, 32
+    pool = picture_pool.make_pool(count, shots, size, start=5, workers=1)
     crowd = procedural.people_of("train", count, 5)
     assert {p.split for p in crowd} == {"train"}
     drawn = procedural.render([(p, p.shot(k)) for p in crowd for k in range(shots)], size)
@@ -48,7 +48,7 @@ def test_a_pool_is_of_training_people_in_order_across_workers_chunks():
     assert torch.allclose((pool.landmarks + 1) * size / 2, torch.from_numpy(drawn.landmarks), atol=1e-4)
     assert pool.degraded.shape == pool.pictures.shape and pool.degraded.dtype == torch.uint8
     assert (pool.degraded.float() - pool.pictures).abs().mean((1, 2, 3)).min() > 0.5  # every one is degraded
-    assert torch.equal(pool.degraded, pretraining.make_pool(count, shots, size, start=5, workers=2).degraded)
+    assert torch.equal(pool.degraded, picture_pool.make_pool(count, shots, size, start=5, workers=2).degraded)
 
 
 @pytest.mark.parametrize("stranger", [8, 9])
@@ -56,15 +56,17 @@ def test_nobody_of_another_split_gets_in(monkeypatch, stranger):
     crowd = [procedural.ProceduralPerson(0), procedural.ProceduralPerson(stranger)]
     monkeypatch.setattr(procedural, "people_of", lambda *_: crowd)
     with pytest.raises(SplitError, match=f"people:{stranger}.*Remedy"):
-        pretraining.make_pool(2, 1, 32, workers=1)
+        picture_pool.make_pool(2, 1, 32, workers=1)
 
 
 def test_batches_are_the_generators(pool):
-    draw = lambda seed, **how: pool.batch(6, torch.Generator().manual_seed(seed), **how)  # noqa: E731
+    def draw(seed):
+        return pool.batch(6, torch.Generator().manual_seed(seed))
+
     i, x = draw(1)
     assert torch.equal(i, draw(1)[0]) and torch.equal(x, draw(1)[1]) and not torch.equal(i, draw(2)[0])
     assert torch.equal(x, pool.pictures[i].float() / 127.5 - 1)
-    again, clean, degraded = draw(1, degraded=True)
+    again, clean, degraded = pool.degraded_batch(6, torch.Generator().manual_seed(1))
     assert (
         torch.equal(again, i) and torch.equal(clean, x) and torch.equal(degraded, pool.degraded[i].float() / 127.5 - 1)
     )

@@ -64,13 +64,13 @@ def pictures(count, seed=0, size=64):
 )
 def test_pyiqa_is_given_pictures_from_0_to_1_in_its_order_and_batches(made, name):
     x, y = pictures(11), pictures(11, 1)
-    table = registry.measure(x, y, only=(name,))
+    table = registry.measure_all(x, y, only=(name,))
     here, there = ((one.numpy() + 1) / 2 for one in (x, y))
     by_hand = (here - 2 * there if name in COMPARE else here).mean((1, 2, 3))
     assert set(table.reason) == {""} and np.allclose(table.value, by_hand, atol=1e-6)
-    assert (name in COMPARE) == (registry.TABLE[name].needs == ("truth",))
+    assert (name in COMPARE) == (registry.TABLE[name].needs == ("ground_truth",))
     if name not in COMPARE:
-        assert np.allclose(registry.measure(x, only=(name,)).value, by_hand, atol=1e-6)
+        assert np.allclose(registry.measure_all(x, only=(name,)).value, by_hand, atol=1e-6)
     assert made == [name]  # a network is made once
 
 
@@ -117,7 +117,7 @@ def test_what_is_absent_says_what_to_install_or_fetch(made, monkeypatch):
             create_metric=lambda name, **_: (_ for _ in ()).throw(URLError("Name or service not known"))
         ),
     )
-    table = registry.measure(x, x, only=("lpips", "ea_dists", "psnr"))
+    table = registry.measure_all(x, x, only=("lpips", "ea_dists", "psnr"))
     why = table.groupby("metric").reason.first()
     assert all(
         "URLError" in why[name] and "Remedy: let it fetch its weights" in why[name] for name in ("lpips", "ea_dists")
@@ -134,7 +134,7 @@ def test_what_pyiqa_refuses_or_leaves_without_a_number_has_a_reason(made, monkey
     with pytest.raises(PictureError, match="niqe: pyiqa refuses the pictures .AssertionError.*Remedy"):
         pyiqa_metrics.score("niqe", pictures(2, size=24))
     monkeypatch.setattr(StandIn, "__call__", lambda self, x: torch.tensor([3.0, float("nan")]))
-    table = registry.measure(pictures(2), only=("niqe",))
+    table = registry.measure_all(pictures(2), only=("niqe",))
     assert (
         table.value[0] == 3
         and table.reason[0] == ""

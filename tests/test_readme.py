@@ -43,7 +43,7 @@ def test_the_costs_are_those_of_the_recorded_run():
 def test_the_quality_is_the_recorded_one():
     table = re.search(r"<!-- quality -->\n(.*?)\n<!-- /quality -->", README, re.S).group(1)
     recorded = record.read(paths.RESULTS / "10_pretrain_tiny_system" / "record.json")["metrics"][0]
-    assert table == figures.markdown(release_checks.against_bars(recorded))
+    assert table == figures.markdown(release_checks.against_thresholds(recorded))
 
 
 def stored(start):
@@ -60,7 +60,7 @@ def stored(start):
 
 
 def test_the_figures_of_the_full_size_are_those_that_notebook_22_counted():
-    memory, arithmetic, disk = (stored(start) for start in ("memory = cost.memory", "cost.expected(", "pivots"))
+    memory, arithmetic, disk = (stored(start) for start in ("memory = cost_counted.memory", "cost_counted.expected(", "disk = cost_counted"))
     (_, bf16, checkpointing), adapters = memory["G, full weights"], memory["G, LoRA 3"][2]
     assert f"at most {bf16} GB (of the 25.8" in README and f"{checkpointing} GB with `-p LEVERS" in README
     assert f"; {adapters} GB with adapters of rank 3" in README
@@ -69,7 +69,7 @@ def test_the_figures_of_the_full_size_are_those_that_notebook_22_counted():
     assert (
         f"doubles the textual step, {2 * arithmetic['textual'][1] + arithmetic['model'][1]:.0f} TFLOP in all" in README
     )
-    assert f"class, are {arithmetic['class pictures'][1]:.0f} TFLOP" in README
+    assert f"class, are {arithmetic['class images'][1]:.0f} TFLOP" in README
     full, adapted = disk["full weights"][0], disk["LoRA 3"][0]
     assert f"and {adapted:.0f} MB a person instead of {full / 1000:.1f} GB" in README
     G, E = (disk[f"checkpoint of {one}, full weights"][0] / 1000 for one in ("G", "E"))

@@ -1,4 +1,4 @@
-"""Real models on real photographs, which are not part of the workbook: LPIPS against its ONNX twin, what recognisers say of real people.
+"""Real models on real photographs, which are not part of the workbook: LPIPS, and recognisers on people.
 
 By hand, in a minute: `pytest -m slow -s tests/test_real_models.py`; it prints what it measures.
 """
@@ -15,12 +15,11 @@ from calibration_pairs import pairs
 from torch import nn
 
 from lib.degradation import degrade
-from lib.errors import PackError
+from lib.errors import NotThePersonError
 from lib.images import to_tensor
 from lib.metrics import identity, registry
-from lib.metrics.landmark_detection import find_landmarks
 from lib.people.picture_files import load_picture
-from lib.studies import release_checks
+from lib.restoration.person_identity import LEAST, PersonIdentity
 
 pytestmark = pytest.mark.slow
 SHARED = Path(__file__).parents[2] / "shared"
@@ -36,7 +35,7 @@ def shared(*parts):
     """A path in the folder beside the repository; a test that cannot find it has failed, not passed."""
     path = SHARED.joinpath(*parts)
     assert path.exists(), (
-        f"Not there: {path}. Remedy: put the models and photographs of the project's shared folder beside the repository."
+        f"Not there: {path}. Remedy: put the models and photographs of the shared folder beside the repository."
     )
     return path
 
@@ -88,7 +87,7 @@ def squeezenet():
 
 @torch.no_grad()
 def lpips(layers, heads, x, y):
-    """LPIPS v0.1 (Zhang et al. 2018) of ImageNet-normalised pictures: weighted squared differences of unit features after seven layers."""
+    """LPIPS v0.1 (Zhang et al. 2018) of ImageNet-normalised pictures, from unit features after seven layers."""
     total, taken = 0, 0
     for number, layer in enumerate(layers):
         x, y = layer(x), layer(y)
@@ -122,7 +121,8 @@ def test_lpips_agrees_with_its_onnx_twin(made, size):
     twin = [session.run(None, {"ref": a[None].numpy(), "dist": b[None].numpy()})[0].item() for a, b in zip(x, y)]
     found = lpips(layers, heads, x, y).numpy()
     print(
-        f"\nLPIPS of {len(x)} pairs, {made.__name__}, {size} px: {found.min():.4f} to {found.max():.4f}, apart {np.abs(found - twin).max():.1e}"
+        f"\nLPIPS of {len(x)} pairs, {made.__name__}, {size} px: {found.min():.4f} to {found.max():.4f}, "
+        f"difference {np.abs(found - twin).max():.1e}"
     )
     assert np.abs(found - twin).max() < 1e-6 and found.max() > 0.3
     assert lpips(layers, heads, x, x).abs().max() < 1e-6
@@ -160,7 +160,8 @@ def test_two_photographs_of_one_person_and_of_two(embed, london):
     neutral, smiling = (embed(x) for x in london)
     genuine, impostor = (neutral * smiling).sum(1), others(neutral, smiling)
     print(
-        f"\nLondon: one person {genuine.mean():.3f} (least {genuine.min():.3f}), two {impostor.mean():.3f} (most {impostor.max():.3f})"
+        f"\nLondon: one person {genuine.mean():.3f} (least {genuine.min():.3f}), "
+        f"two {impostor.mean():.3f} (most {impostor.max():.3f})"
     )
     assert 0.88 < genuine.mean() < 0.95 and genuine.min() > 0.65  # one session: expression alone differs
     assert abs(impostor.mean()) < 0.06 and impostor.max() < 0.7
@@ -170,9 +171,7 @@ def test_two_photographs_of_one_person_and_of_two(embed, london):
 def test_one_person_over_years_and_degraded(embed, london):
     references, web = pictures("obama", "HQReferences"), pictures("obama", "LQCrop")
     own, strangers = embed(references), embed(london[0])
-    worse = {
-        recipe: embed(degrade.degrade(references, recipe, range(9))) for recipe in ("codeformer", "tiny-extreme")
-    }
+    worse = {recipe: embed(degrade.degrade(references, recipe, range(9))) for recipe in ("codeformer", "tiny-extreme")}
     found = {
         "one person": others(own, own).mean(),
         "found on the web": (embed(web) @ own.T).mean(),
@@ -192,12 +191,27 @@ def test_one_person_over_years_and_degraded(embed, london):
     assert found["strangers"] < found["tiny-extreme"] < found["codeformer"] < found["one person"]
 
 
+def test_a_strangers_reference_is_refused_and_the_persons_own_are_not(london):
+    own = pictures("obama", "HQReferences")  # over years
+    check = PersonIdentity(scorer=shared("models", "insightface", "models", "evalpack")).check_references
+    check(own, [str(n) for n in range(len(own))])
+    refused = 0
+    for stranger in london[0][:20]:
+        try:
+            check(torch.cat([own[:4], stranger[None]]), list("abcde"))
+        except NotThePersonError as error:
+            assert "reference e" in str(error)
+            refused += 1
+    print(f"\n{refused} of 20 strangers among four references are below {LEAST}")
+    assert refused >= 15
+
+
 def test_the_table_takes_a_real_pack(london):
     """Every metric of identity by the pack; landmarks have a reason, for this pack has no model of them."""
     neutral, smiling = (x[:4] for x in london)
     blurred = degrade.degrade(smiling, "codeformer", range(4))
-    table = registry.measure(
-        smiling, neutral, blurred, neutral, pack=shared("models", "insightface", "models", "evalpack")
+    table = registry.measure_all(
+        smiling, neutral, blurred, neutral, scorer=shared("models", "insightface", "models", "evalpack")
     )
     value = table.groupby("metric").value.mean()
     print("\n", value.dropna().round(3).to_dict())
@@ -209,20 +223,3 @@ def test_the_table_takes_a_real_pack(london):
     )
     assert table[table.metric.isin(("l2_ld", "ald_eyes"))].reason.str.contains("No landmark model in the pack").all()
     assert table[table.metric.isin(("ms_ssim", "psnr", "identity", "gate"))].reason.eq("").all()
-
-
-# ---- landmarks ----
-
-
-def test_a_68_point_file_of_another_convention_finds_real_landmarks():
-    """PFLD (0..1, 112 px) in the faces of the pack; its error is its own: cropped and read by hand it errs alike."""
-    pack, file = shared("models", "insightface", "models", "evalpack"), shared("models", "pfld_68.onnx")
-    names = sorted(shared("real", "obama", "HQReferences").glob("*.png"))
-    x = to_tensor(np.stack([load_picture(name) for name in names]))
-    marks = shared("real", "obama", "HQReferences_Landmarks")
-    truth = torch.tensor(np.stack([np.loadtxt(marks / f"{name.name}.txt") for name in names]))
-    error = release_checks.landmark_error(find_landmarks(x, pack, file, unit=True, margin=1.0), truth)
-    print(f"PFLD on {len(names)} photographs: {error:.3f} of the distance between the eyes")
-    assert error < 0.12
-    with pytest.raises(PackError, match="No landmark model in the pack"):
-        find_landmarks(x[:1], pack)

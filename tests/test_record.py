@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lib import paths
-from lib.errors import RecordError
-from lib.runs import record
+from lib.errors import RecordError, UnsafePathError
+from lib.runs import folders, parameters, record
 
 
 def one(folder, psnr=(20.0, 21.0), seed=7):
@@ -59,7 +59,8 @@ def test_stages_add_up_even_when_they_fail():
 
 def test_the_peak_of_memory_is_in_bytes_and_keeps_what_was_freed(tmp_path):
     """In a process of its own: what earlier tests took would hide it."""
-    script = "import numpy as np; from lib import record; a = record.peak_memory(); np.ones(900_000_000 // 8); print(record.peak_memory() - a)"
+    script = "import numpy as np; from lib.runs import record; a = record.peak_memory(); np.ones(900_000_000 // 8)"
+    script += "; print(record.peak_memory() - a)"
     grown = subprocess.run(
         [sys.executable, "-c", script], cwd=paths.ROOT, capture_output=True, text=True, check=True
     ).stdout
@@ -76,19 +77,80 @@ def test_commit_says_why_when_git_cannot_tell(tmp_path, monkeypatch):
     assert record.commit() == {"id": None, "reason": "git is not installed"}
 
 
-def test_the_run_folder_is_the_runners_or_a_live_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "RUNS", tmp_path)
-    monkeypatch.delenv("WORKBOOK_RUN_FOLDER", raising=False)
-    assert record.run_folder("00_x") == tmp_path / "live" / "00_x"
-    monkeypatch.setenv("WORKBOOK_RUN_FOLDER", str(tmp_path / "named"))
-    assert record.run_folder("00_x") == tmp_path / "named" and (tmp_path / "named").is_dir()
+NOTEBOOK = "00_start_here"
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"notebook": NaN}', '{"notebook": "x"}', "[]"])
+@pytest.fixture
+def variables(tmp_path, monkeypatch):
+    """The variables of a kernel in which notebook 00's parameters cell has run, and a clean place to write."""
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    monkeypatch.delenv(folders.RUNNER, raising=False)
+    return parameters.resolve(parameters.find(NOTEBOOK))
+
+
+def test_runs_by_hand_of_two_people_never_meet(variables):
+    """Both wrote to runs/live/00_start_here: the second person's weights took the first one's place."""
+    ada = record.Record.here(NOTEBOOK, variables)
+    bo = record.Record.here(NOTEBOOK, variables | {"PERSON": "people:1249"})
+    fewer = record.Record.here(NOTEBOOK, variables | {"TEXTUAL_STEPS": 2})  # its checkpoint would not fit, either
+    assert len({ada.folder, bo.folder, fewer.folder}) == 3
+    assert all(made.folder.is_dir() and made.folder.parent == paths.RUNS / "live" / NOTEBOOK for made in (ada, bo))
+    assert bo.folder.name.startswith("people-1249-")
+    assert record.Record.here(NOTEBOOK, dict(variables)).folder == ada.folder  # and a stopped run goes on
+
+
+def test_a_run_by_hand_has_the_runners_hash_and_the_runner_names_its_own_folder(variables, tmp_path, monkeypatch):
+    live = record.Record.here(NOTEBOOK, variables).folder
+    assert live.name == folders.folder_of(NOTEBOOK, parameters.resolve(parameters.find(NOTEBOOK))).name
+    monkeypatch.setenv(folders.RUNNER, str(tmp_path / "named"))
+    assert record.Record.here(NOTEBOOK, variables).folder == tmp_path / "named" and (tmp_path / "named").is_dir()
+
+
+def test_a_record_knows_its_parameters_and_writes_into_its_folder(variables):
+    made = record.Record.here(NOTEBOOK, variables | {"SEED": 3})
+    made.write()
+    found = record.read(made.folder / record.FILE)
+    assert found["seed"] == found["parameters"]["SEED"] == 3 and found["device"] == "cpu"
+    assert set(found["parameters"]) == set(parameters.declared(parameters.find(NOTEBOOK)))
+
+
+def test_a_parameter_changed_after_the_record_was_begun_is_noticed(variables):
+    made = record.Record.here(NOTEBOOK, variables)
+    variables["PERSON"] = "people:1249"
+    with pytest.raises(RecordError, match="PERSON is 'people:1249' now, and was 'people:1009'.*Run All"):
+        made.write()
+    assert not (made.folder / record.FILE).exists()
+
+
+def test_an_emptied_folder_holds_nothing_of_an_earlier_run(variables):
+    made = record.Record.here(NOTEBOOK, variables)
+    (made.emptied("restored") / "old.png").touch()
+    assert list(made.emptied("restored").iterdir()) == []
+    with pytest.raises(UnsafePathError):
+        made.emptied("..")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"notebook": NaN}', '{"notebook": "x"}', "[]", '{"a": ' * 3000, "[" * 100_000, "\udcff"]
+)
 def test_a_broken_record_is_refused(tmp_path, text):
-    (tmp_path / "record.json").write_text(text)
+    (tmp_path / "record.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(RecordError, match="record.json"):
         record.read(tmp_path / "record.json")
+
+
+@pytest.mark.parametrize("commit", ["abc", 3, None, {}, {"id": 3}, []])
+def test_a_record_with_an_odd_commit_is_refused(tmp_path, commit):
+    found = json.loads(one(tmp_path).read_text()) | {"commit": commit}
+    (tmp_path / record.FILE).write_text(json.dumps(found))
+    with pytest.raises(RecordError, match="commit.*--force"):
+        record.read(tmp_path / record.FILE)
+
+
+def test_a_folder_in_the_place_of_a_record_is_refused(tmp_path):
+    (tmp_path / record.FILE).mkdir()
+    with pytest.raises(RecordError, match="Cannot read the record"):
+        record.read(tmp_path / record.FILE)
 
 
 def test_gather_makes_one_row_for_each_picture(tmp_path):
@@ -99,17 +161,3 @@ def test_gather_makes_one_row_for_each_picture(tmp_path):
     assert set(table["STEPS"]) == {50} and set(table["notebook"]) == {"03_arms"}
     with pytest.raises(RecordError, match="No records"):
         record.gather(tmp_path / "nothing")
-
-
-def test_compare_names_what_differs_by_more_than_the_tolerance(tmp_path):
-    a, b = record.read(one(tmp_path / "a")), record.read(one(tmp_path / "b", psnr=(20.0, 21.5)))
-    assert (
-        record.compare(a, a, 0.0).empty
-        and record.compare(a, b, 0.6).empty
-        and record.compare(a, b, {"psnr": 0.6}).empty
-    )
-    (difference,) = record.compare(a, b, 0.4).to_dict("records")
-    assert difference == {"row": 1, "metric": "psnr", "a": 21.0, "b": 21.5, "difference": 0.5}
-    assert len(record.compare(a, b, {"lpips": 1.0})) == 1
-    with pytest.raises(RecordError, match="different rows"):
-        record.compare(a, record.read(one(tmp_path / "c", psnr=(20.0,))), 1.0)

@@ -9,20 +9,19 @@ import pandas as pd
 import pytest
 import tiny_system
 import torch
-from scipy import stats
 from tiny_pack import write_recogniser
 
 from lib import paths
 from lib.degradation.degrade import degrade
 from lib.errors import MissingPicturesError, PackError, RangeError, SplitError, WeightsError
 from lib.images import to_tensor, to_uint8
-from lib.metrics import identity, image, registry
+from lib.metrics import headline, identity, image
 from lib.models import evaluation_networks, export_onnx
 from lib.people import procedural
 from lib.people.alignment import to_arcface
 from lib.people.picture_files import save_picture
 from lib.restoration.sampling import restore
-from lib.studies import arms, release_checks, statistics
+from lib.studies import arms
 from lib.studies import person as persons
 from lib.training.trainer import Tuning
 
@@ -45,144 +44,6 @@ def B():
 def who():
     x = tiny_system.pictures(7)
     return persons.Case("people:9", "a photo of a sks person", x[:3], x[3:5], x[5:], ["a", "b"])
-
-
-@pytest.fixture(scope="module")
-def table():
-    """Five people, unequal numbers of pictures, every arm; identity, perceptual and PSNR drawn at random."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for arm_number, arm in enumerate(("input", *arms.ARMS)):
-        for person in range(5):
-            for shot in range(1 + person):
-                for seed in range(1 if arm == "input" else 2):
-                    for metric in registry.LABEL:
-                        rows.append(
-                            dict(
-                                person=f"people:{person}9",
-                                arm=arm,
-                                shot=shot,
-                                seed=seed,
-                                metric=metric,
-                                value=person + 0.3 * arm_number + rng.normal(),
-                            )
-                        )
-    return pd.DataFrame(rows).sample(frac=1, random_state=0)
-
-
-def means(table, metric, arm):
-    """Person -> mean over its pictures, without pandas' pivoting."""
-    found = {}
-    for row in table.to_dict("records"):
-        if (row["metric"], row["arm"]) == (metric, arm):
-            found.setdefault(row["person"], []).append(row["value"])
-    return np.array([np.mean(found[person]) for person in sorted(found)])
-
-
-# ---- statistics ----
-
-
-def test_a_person_counts_once_however_many_pictures(table):
-    found = statistics.per_person(table, "psnr")
-    assert found.shape == (5, 7) and list(found.index) == sorted(found.index)
-    for arm in ("input", "blind", "dual pivot"):
-        assert np.allclose(found[arm], means(table, "psnr", arm))
-
-
-@pytest.mark.parametrize("arm, against", [("dual pivot", "blind"), ("swap", "blind"), ("dual pivot", "swap")])
-def test_the_paired_interval_by_hand(table, arm, against):
-    d = means(table, "identity", arm) - means(table, "identity", against)
-    half = stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / math.sqrt(len(d))
-    assert np.allclose(statistics.paired(table, "identity", arm, against), (d.mean(), d.mean() - half, d.mean() + half))
-    assert np.allclose(
-        statistics.paired(table, "identity", against, arm), (-d.mean(), -d.mean() - half, -d.mean() + half)
-    )
-
-
-def test_the_summary_has_every_arm_and_its_differences(table):
-    found = statistics.summary(table)
-    assert list(found.index) == ["input", *arms.ARMS]
-    for metric in registry.LABEL:
-        for arm in found.index:
-            assert found.loc[arm, metric] == pytest.approx(means(table, metric, arm).mean())
-        row = found.loc["dual pivot", [f"{metric} difference", f"{metric} low", f"{metric} high"]]
-        assert np.allclose(row.astype(float), statistics.paired(table, metric, "dual pivot"))
-        assert found.loc["blind", [f"{metric} difference", f"{metric} low"]].isna().all()
-    assert list(statistics.summary(table[table.arm.isin(["blind", "swap"])]).index) == ["blind", "swap"]
-
-
-def test_a_study_without_truth_has_identity_alone(table):
-    found = statistics.summary(table[table.metric == "identity"])
-    assert list(found.columns) == ["identity", "identity difference", "identity low", "identity high"]
-    text = statistics.formatted(found)
-    assert list(text.columns) == [registry.LABEL["identity"]] and list(text.index) == list(found.index)
-
-
-def test_a_summary_is_shown_rounded_with_its_interval(table):
-    found = statistics.summary(table)
-    text = statistics.formatted(found).loc["dual pivot", registry.LABEL["psnr"]]
-    mean, d, low, high = found.loc["dual pivot", ["psnr", "psnr difference", "psnr low", "psnr high"]]
-    assert text == f"{mean:.2f} ({d:+.2f} [{low:+.2f}, {high:+.2f}])"
-    assert (
-        statistics.formatted(found).loc["blind", registry.LABEL["identity"]] == f"{found.loc['blind', 'identity']:.3f}"
-    )
-
-
-@pytest.mark.filterwarnings("ignore")  # scipy warns of a single pair
-def test_a_single_person_is_shown_without_an_interval(table):
-    found = statistics.formatted(statistics.summary(table[table.person == "people:19"]))
-    assert not found.map(lambda text: "nan" in text or "[" in text).to_numpy().any()
-    assert "(" in found.loc["dual pivot", registry.LABEL["identity"]]
-
-
-def test_costs_in_a_sentence():
-    record = {
-        "parameters": {"TEXTUAL_STEPS": 120, "MODEL_STEPS": 50, "SAMPLING_STEPS": 40},
-        "peak_memory": 2.34e9,
-        "seconds": {"tuning": 61.7, "restoring": 12.0},
-        "metrics": [{"shot": s, "arm": a} for s in range(3) for a in "abc"],
-    }
-    assert statistics.costs(record) == (
-        "Both pivots (120 + 50 steps): 62 s. Restoring a picture (40 steps, in batches): 2.0 s. Peak memory: 2.3 GB."
-    )
-
-
-@pytest.mark.parametrize(
-    "shift, spread, word", [(0.5, 0.01, "reproduced"), (-0.5, 0.01, "contradicted"), (0.0, 1.0, "open")]
-)
-def test_verdicts_follow_the_interval(shift, spread, word):
-    """Dual pivot's identity, and its perceptual distance with the other sign; the rest stands at random."""
-    rng = np.random.default_rng(1)
-    noise = rng.normal(size=6)
-    noise = spread * (noise - noise.mean())
-    sign = {"identity": 1, "perceptual": -1, "psnr": -1}
-    rows = [
-        dict(
-            person=str(p),
-            arm=arm,
-            shot=0,
-            seed=0,
-            metric=metric,
-            value=(shift + noise[p]) * sign[metric] if arm == "dual pivot" else 0.001 * rng.normal(),
-        )
-        for p in range(6)
-        for arm in arms.ARMS
-        for metric in registry.LABEL
-    ]
-    found = statistics.verdicts(pd.DataFrame(rows))
-    assert len(found) == len(statistics.PAPER_CLAIMS) and list(found.verdict[:3]) == [word] * 3
-
-
-def test_one_person_alone_decides_nothing(table):
-    with pytest.warns(RuntimeWarning):
-        assert set(statistics.verdicts(table[table.person == "people:49"]).verdict) == {"open"}
-
-
-def test_every_statement_is_about_known_arms_and_metrics():
-    assert all(
-        metric in registry.LABEL and {arm, against} <= set(arms.ARMS)
-        for metric, arm, against, *_ in statistics.PAPER_CLAIMS
-    )
 
 
 # ---- arms ----
@@ -299,7 +160,7 @@ def test_prior_pictures_are_of_training_people(monkeypatch):
 def shipped(tmp_path_factory):
     torch.manual_seed(3)
     folder = tmp_path_factory.mktemp("judges")
-    export_onnx.ship(
+    export_onnx.export_networks(
         folder,
         evaluation_networks.Recogniser(to_arcface()).eval(),
         evaluation_networks.Perceptual(evaluation_networks.Features(4)).eval(),
@@ -330,18 +191,18 @@ def test_psnr_in_closed_form():
 
 def test_with_the_truth_all_three_are_measured(small_judges):
     x, y = tiny_system.pictures(3, 1, 128), tiny_system.pictures(3, 2, 128)
-    found = registry.headline(x, y)
-    assert list(found) == ["psnr", "perceptual", "identity"] == list(registry.LABEL)
+    found = headline.headline_values(x, y)
+    assert list(found) == ["psnr", "perceptual", "identity"] == list(headline.LABEL)
     vectors = [identity.embed(z, identity.RECOGNISER) for z in (x, y)]
     assert torch.allclose(found["identity"], (vectors[0] * vectors[1]).sum(1), atol=1e-5)
     assert torch.allclose(found["psnr"], image.psnr(x, y))
-    same = registry.headline(x, x + 1e-4)
+    same = headline.headline_values(x, x + 1e-4)
     assert same["perceptual"].max() < 0.01 < found["perceptual"].min() and same["identity"].min() > 0.999
 
 
 def test_without_the_truth_identity_to_the_references_alone(small_judges):
     x, references = tiny_system.pictures(3, 1, 128), tiny_system.pictures(4, 2, 128)
-    found = registry.headline(x, references=references)
+    found = headline.headline_values(x, references=references)
     assert list(found) == ["identity"]
     v, r = (identity.embed(z, identity.RECOGNISER).numpy() for z in (x, references))
     assert np.allclose(found["identity"], v @ r.mean(0) / np.linalg.norm(r.mean(0)), atol=1e-5)
@@ -350,10 +211,8 @@ def test_without_the_truth_identity_to_the_references_alone(small_judges):
 def test_another_recogniser_takes_the_place_of_people_r(tmp_path):
     pack = write_recogniser(tmp_path / "pack.onnx", np.random.default_rng(0).normal(size=(3 * 112 * 112, 8)))
     x = tiny_system.pictures(2, 1, 128)
-    assert torch.allclose(identity.embeddings(x, pack), identity.embed(x, pack)) and identity.embeddings(
-        x, pack
-    ).shape == (2, 8)
-    found = registry.headline(x, references=x, pack=pack)["identity"]
+    assert identity.embed(x, pack).shape == (2, 8)
+    found = headline.headline_values(x, references=x, scorer=pack)["identity"]
     assert found.shape == (2,) and found.max() <= 1 + 1e-5
 
 
@@ -365,52 +224,19 @@ def test_missing_and_broken_judges_are_named(tmp_path, monkeypatch):
             image.perceptual(x, x, tmp_path / name)
         monkeypatch.setattr(table, "RECOGNISER", tmp_path / name)
         with pytest.raises(PackError, match=f"{name}.*Remedy"):
-            identity.embeddings(x)
+            identity.embed(x)
 
 
 def test_identity_is_called_after_its_recogniser():
-    assert registry.labels() == registry.LABEL and registry.labels("a/buffalo.onnx")["identity"] == "identity (buffalo)"
+    assert headline.labels() == headline.LABEL and headline.labels("a/buffalo.onnx")["identity"] == "identity (buffalo)"
 
 
 def test_no_small_judge_is_called_by_a_published_name():
-    names = " ".join(registry.LABEL.values()).lower()
+    names = " ".join(headline.LABEL.values()).lower()
     assert "arcface" not in names and "lpips" not in names and "people-r" in names and "people-p" in names
 
 
-# ---- bars of the shipped weights ----
-
-
-def test_the_area_under_the_roc_by_counting():
-    vectors = torch.nn.functional.normalize(torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), dim=1)
-    who = [n // 3 for n in range(12)]
-    pairs = [(float(vectors[i] @ vectors[j]), who[i] == who[j]) for i in range(12) for j in range(i)]
-    wins = [(a > b) + 0.5 * (a == b) for a, s in pairs if s for b, t in pairs if not t]
-    assert release_checks.auc(vectors, 3) == pytest.approx(np.mean(wins))
-
-
-def test_bars_hold_at_their_edge_as_they_say():
-    edge = {name: bar for name, (_, bar) in release_checks.BARS.items()}
-    assert list(release_checks.against_bars(edge).met) == [
-        "yes",
-        "yes",
-        "yes",
-        "no",
-        "yes",
-        "yes",
-        "yes",
-    ]  # blind must gain, not only lose nothing
-    assert list(release_checks.against_bars({name: bar - 0.01 for name, bar in edge.items()}).met) == ["no"] * 4 + [
-        "yes",
-        "no",
-        "yes",
-    ]
-
-
-def test_bars_are_never_measured_on_training_people(B):
-    with pytest.raises(SplitError):
-        release_checks.measure(B, procedural.people_of("train", 2))
-    with pytest.raises(SplitError):
-        release_checks.measure(B, [procedural.ProceduralPerson(9), procedural.ProceduralPerson(1)])
+# ---- studies ----
 
 
 def test_the_study_resumes_by_person(B, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Metrics of a pair of images: PSNR, SSIM, MS-SSIM, and the perceptual distance of the network people-p."""
+"""Metrics of pairs of images: PSNR, SSIM, MS-SSIM, and the perceptual distance by the network people-p."""
 
 import functools
 from pathlib import Path
@@ -21,50 +21,51 @@ SMALLEST_MS_SSIM = 161  # five scales of an 11 px window
 
 
 def psnr(a, b):
-    """Peak signal-to-noise ratio in dB of pictures (N, 3, H, W) in [-1, 1], one a picture (torchmetrics)."""
+    """Peak signal-to-noise ratio (N,) in dB of pictures (N, 3, H, W) in [-1, 1] (torchmetrics)."""
     return peak_signal_noise_ratio(a, b, data_range=2.0, reduction="none", dim=(1, 2, 3))
 
 
 def ssim(a, b):
-    """Structural similarity of pictures (N, 3, H, W) in [-1, 1], Gaussian window of 11 px and sigma 1.5, one a picture (torchmetrics).
+    """Structural similarity (N,) of pictures (N, 3, H, W) in [-1, 1] (torchmetrics).
 
-    The mean over windows that lie inside, as in the paper and in scikit-image; torchmetrics' own mean adds mirrored borders.
+    The window is Gaussian with 11 px and sigma 1.5. The mean is over windows inside the picture, as in the paper and in
+    scikit-image; torchmetrics' own mean adds mirrored borders. Raises PictureSizeError below SMALLEST_SSIM pixels.
     """
-    _demand_size(a, SMALLEST_SSIM, "an 11 px window")
-    a, b = (
-        (a + 1) / 2,
-        (b + 1) / 2,
-    )  # its mean term is not free of the offset: on [-1, 1] a darker picture scores far too low
-    _, everywhere = structural_similarity_index_measure(
-        a, b, data_range=1.0, reduction="none", return_full_image=True
-    )  # (N, 3, H, W)
-    return everywhere[..., 5:-5, 5:-5].mean((1, 2, 3))
+    _check_side(a, SMALLEST_SSIM, "an 11 px window")
+    a, b = (a + 1) / 2, (b + 1) / 2  # its luminance term depends on the offset: on [-1, 1] dark pictures score too low
+    score = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none", return_full_image=True)
+    return score[1][..., 5:-5, 5:-5].mean((1, 2, 3))  # (N,) of the map (N, 3, H, W)
 
 
 def ms_ssim(a, b):
-    """SSIM over five scales (Wang et al. 2003) of pictures (N, 3, H, W) in [-1, 1] of at least 161 px, one a picture (torchmetrics).
+    """SSIM over five scales (N,) of pictures (N, 3, H, W) in [-1, 1] (Wang et al. 2003; torchmetrics).
 
-    torchmetrics mirrors the border at the last scale; the paper takes windows inside: they differ by about 0.001 at 192 px.
+    torchmetrics mirrors the border at the last scale, and the paper takes windows inside the picture. The results
+    differ by about 0.001 at 192 px. Raises PictureSizeError below SMALLEST_MS_SSIM pixels.
     """
-    _demand_size(a, SMALLEST_MS_SSIM, "five scales")
+    _check_side(a, SMALLEST_MS_SSIM, "five scales")
     a, b = (a + 1) / 2, (b + 1) / 2
     return multiscale_structural_similarity_index_measure(a, b, data_range=1.0, reduction="none").reshape(len(a))
 
 
-def _demand_size(pictures, least, what):
+def _check_side(pictures, least, what):
     if min(pictures.shape[2:]) < least:
         raise PictureSizeError(
             f"{min(pictures.shape[2:])} px are too few for {what}. Remedy: pictures of at least {least} px."
         )
 
 
-def perceptual(a, b, judge=PERCEPTUAL):
-    """Distance of unit features of the small judge people-p (not LPIPS), >= 0, lower is closer; (N, 3, 128, 128), one a picture."""
-    session = _session(str(judge))
+def perceptual(a, b, network=PERCEPTUAL):
+    """Distance (N,) between unit features of the small network people-p; it has the form of LPIPS, but other features.
+
+    Args: a and b, (N, 3, 128, 128) in [-1, 1]; network, its ONNX file. Returns values >= 0, 0 for equal pictures.
+    Raises PictureSizeError (another size than the network reads), WeightsError.
+    """
+    session = _session(str(network))
     size = session.get_inputs()[0].shape[2:]
     if any(list(x.shape[2:]) != size for x in (a, b)):
         raise PictureSizeError(
-            f"{Path(judge).stem} reads {size} px, not {list(a.shape[2:])} and {list(b.shape[2:])}. "
+            f"{Path(network).stem} reads {size} px, not {list(a.shape[2:])} and {list(b.shape[2:])}. "
             "Remedy: resize the pictures, or leave this metric out."
         )
     x, y = (pictures.detach().cpu().float().numpy() for pictures in (a, b))
@@ -77,5 +78,6 @@ def _session(path):
         return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise WeightsError(
-            f"no judge: {path} ({type(error).__name__}). Remedy: `git checkout -- data`, or rerun notebook 10."
+            f"No perceptual network: {path} ({type(error).__name__}). "
+            "Remedy: `git checkout -- data`, or rerun notebook 10."
         ) from error

@@ -1,6 +1,6 @@
-"""Landmark sets compared: plain distance in pixels, and what an alignment by translation, similarity or affine map leaves over.
+"""Distances between landmark sets: in pixels, and after an alignment by translation, similarity or affine map.
 
-Everything is float64 inside, batched over leading dimensions, and differentiable. Only the restored points are aligned.
+All are computed in float64, batched over leading dimensions, and differentiable. Only the restored points are aligned.
 """
 
 import torch
@@ -18,25 +18,26 @@ GROUPS = {  # the two regions that HonestFace reports (section 4.1), as indices 
     "eyes": (*range(17, 27), *range(36, 48)),  # brows, then eyelids: 22 points
     "mouth border": (*range(48, 60),),  # the outer lip: 12 points
 }
-# A set is refused when its smaller spread is below this fraction of its larger one: float32 rounding of points on a
-# line leaves about 1e-7. Down to the limit the distance keeps nine digits; the transform loses as many as the ratio has.
+# A set is refused when its smaller spread is below this fraction of its larger one. Points on a line have about 1e-7
+# after float32 rounding. At the limit the distance keeps nine digits; the transform loses as many as the ratio has.
 THINNEST = 1e-5
 ROUNDING = 1e-12  # a spread below this fraction of the distance to the origin is rounding: the points coincide
 
 
-def affine_landmark_distance(restored, truth, weights=None, return_transform=False):
-    """Eq. 14, min over A of sum_k w_k ||A l'_k - h_k||^2, at the A of eq. 15: a sum of squares, no mean and no root.
+def affine_landmark_distance(restored, ground_truth, weights=None, return_transform=False):
+    """Eq. 14, min over A of sum_k w_k ||A l'_k - h_k||^2, at the A of eq. 15: a sum of squares without mean or root.
 
-    Solved as a 2 x 2 system in the moments about the weighted means, the distance then summed from the residuals
-    themselves: near its minimum an error of A counts squared. Nothing is inverted.
-    Args: restored (..., N, 2), the points l that A moves, and truth (..., N, 2), h, both x, y in pixels, N >= 3;
-    weights (..., N) or (N,), above 0, 1 unless given; return_transform, whether A is wanted too.
-    Returns float64 (...), in squared pixels of the truth times weight, and with return_transform also A, float64 (..., 2, 3).
+    A is solved from a 2 x 2 system in the moments about the weighted means, without an inverse. The distance is the sum
+    of the squared residuals, because near its minimum an error of A counts squared.
+    Args: restored (..., N, 2), the points l that A moves, and ground_truth (..., N, 2), h, both x, y in pixels, N >= 3;
+    weights (..., N) or (N,), above 0, 1 by default; return_transform, whether A is returned, too.
+    Returns float64 (...), in squared pixels of the ground truth times weight; with return_transform also A, float64
+    (..., 2, 3).
     Raises LandmarkShapeError, TooFewLandmarksError, LandmarkValueError, LandmarkWeightError; DegenerateLandmarksError
-    where the smaller spread of the weighted restored points is below THINNEST of the larger (no least-norm answer).
+    where the smaller spread of the weighted restored points is below THINNEST of the larger.
     Source: HonestFace, section 3.4, eqs 14 and 15.
     """
-    x, mean, w = _centred(*_checked(restored, truth, weights, least=3))  # (..., 4, N), (..., 4, 1)
+    x, mean, w = _centred(*_checked(restored, ground_truth, weights, least=3))  # (..., 4, N), (..., 4, 1)
     p = x[..., :2, :]  # (..., 2, N)
     m, c = (x @ p.mT).split(2, -2)  # (..., 2, 2) each: L'WL'^T and HWL'^T about the means
     _refuse_thin(m, mean, w)
@@ -51,13 +52,13 @@ def affine_landmark_distance(restored, truth, weights=None, return_transform=Fal
     return distance, torch.cat([a, mean[..., 2:, :] - a @ mean[..., :2, :]], -1)  # (...), (..., 2, 3)
 
 
-def similarity_landmark_distance(restored, truth, weights=None):
-    """Eq. 14 with A restricted to rotation, one scale and a shift (four parameters), by least squares over complex numbers.
+def similarity_landmark_distance(restored, ground_truth, weights=None):
+    """Eq. 14 with A restricted to rotation, scale and shift (four parameters), by least squares over complex numbers.
 
-    Args and unit as of `affine_landmark_distance`, N >= 2. Returns float64 (...). Raises the same errors, the last one
-    for coincident points only. Source: Umeyama 1991 without reflections.
+    Args and unit as of `affine_landmark_distance`, N >= 2. Returns float64 (...). Raises the same errors,
+    DegenerateLandmarksError for coincident points only. Source: Umeyama 1991 without reflections.
     """
-    x, mean, w = _centred(*_checked(restored, truth, weights, least=2))  # (..., 4, N), (..., 4, 1)
+    x, mean, w = _centred(*_checked(restored, ground_truth, weights, least=2))  # (..., 4, N), (..., 4, 1)
     size = x[..., :2, :].square().sum((-2, -1))  # (...)
     _refuse(_coincide(size, mean, w), DegenerateLandmarksError, "Coincident restored points", "give points that differ")
     p, g = (torch.complex(*half.unbind(-2)) for half in x.split(2, -2))  # (..., N)
@@ -66,48 +67,49 @@ def similarity_landmark_distance(restored, truth, weights=None):
     return left.square().sum((-2, -1))  # (...)
 
 
-def translation_landmark_distance(restored, truth, weights=None):
+def translation_landmark_distance(restored, ground_truth, weights=None):
     """Eq. 14 with A restricted to a shift (two parameters): both sets centred at their weighted means.
 
     Args and unit as of `affine_landmark_distance`, N >= 1. Returns float64 (...). Raises LandmarkShapeError,
     TooFewLandmarksError, LandmarkValueError, LandmarkWeightError. Source: HonestFace, section 3.4.
     """
-    x, _, _ = _centred(*_checked(restored, truth, weights, least=1))  # (..., 4, N)
+    x, _, _ = _centred(*_checked(restored, ground_truth, weights, least=1))  # (..., 4, N)
     return (x[..., :2, :] - x[..., 2:, :]).square().sum((-2, -1))  # (...)
 
 
-def landmark_distance(restored, truth, weights=None):
-    """L2-LD: (sum_k w_k ||l_k - h_k||) / sum_k w_k, the weighted mean distance in pixels, nothing aligned.
+def landmark_distance(restored, ground_truth, weights=None):
+    """L2-LD: (sum_k w_k ||l_k - h_k||) / sum_k w_k, the weighted mean distance in pixels, without alignment.
 
     Args as of `affine_landmark_distance`, N >= 1. Returns float64 (...), in pixels (not squared). Raises as
-    `translation_landmark_distance`. Source: HonestFace, section 3.4, which names it without a formula; the mean over points is ours.
+    `translation_landmark_distance`. Source: HonestFace, section 3.4, which names it without a formula; the mean over
+    points is our choice.
     """
-    points, goal, w = _checked(restored, truth, weights, least=1)
+    points, goal, w = _checked(restored, ground_truth, weights, least=1)
     apart = torch.linalg.vector_norm(points - goal, dim=-1)  # (..., N)
     return apart.mean(-1) if w is None else (w * apart).sum(-1) / w.sum(-1)  # (...)
 
 
-def ald_eyes(restored, truth, weights=None):
+def ald_eyes(restored, ground_truth, weights=None):
     """ALD-e of Table 1: eq. 14 over the 22 points of eyes and brows, aligned by them alone.
 
     Args: sets of 68 points (..., 68, 2) in pixels; weights (..., 68) or (68,). Returns float64 (...). Raises as
-    `affine_landmark_distance`. Source: HonestFace, section 4.1; that "eyes" holds the brows is written there.
+    `affine_landmark_distance`. Source: HonestFace, section 4.1, whose "eyes" include the brows.
     """
-    return _of_group("eyes", restored, truth, weights)
+    return _of_group("eyes", restored, ground_truth, weights)
 
 
-def ald_mouth(restored, truth, weights=None):
+def ald_mouth(restored, ground_truth, weights=None):
     """ALD-m of Table 1: eq. 14 over the 12 points of the outer lip, aligned by them alone; otherwise as `ald_eyes`."""
-    return _of_group("mouth border", restored, truth, weights)
+    return _of_group("mouth border", restored, ground_truth, weights)
 
 
 def nearest_reference(degraded, references, weights=None):
-    """Eq. 6, r_0 = argmin_i d(r_i, x_L): the reference whose landmarks an affine map carries best onto the input's.
+    """Eq. 6, r_0 = argmin_i d(r_i, x_L): the reference whose landmarks an affine map brings nearest to the input's.
 
-    The references are the ones moved, as the equation has it: all distances are then in pixels of the one input.
+    The references are moved, as in the equation, so all distances are in pixels of the input.
     Args: degraded (..., N, 2), landmarks of the input in pixels; references (R, N, 2); weights (N,).
-    Returns (index int64 (...), distances float64 (..., R)). Raises as `affine_landmark_distance`, where the face is the reference,
-    and LandmarkShapeError without a reference. Source: HonestFace, section 3.2.
+    Returns (index int64 (...), distances float64 (..., R)). Raises as `affine_landmark_distance`, and
+    LandmarkShapeError without a reference. Source: HonestFace, section 3.2.
     """
     goal, sets = torch.as_tensor(degraded), torch.as_tensor(references)
     if sets.dim() != 3 or len(sets) == 0 or goal.dim() < 2 or sets.shape[1:] != goal.shape[-2:]:
@@ -120,9 +122,9 @@ def nearest_reference(degraded, references, weights=None):
     return distances.argmin(-1), distances
 
 
-def _of_group(name, restored, truth, weights):
+def _of_group(name, restored, ground_truth, weights):
     """Eq. 14 over one of GROUPS."""
-    chosen, sets = list(GROUPS[name]), [torch.as_tensor(x) for x in (restored, truth)]
+    chosen, sets = list(GROUPS[name]), [torch.as_tensor(x) for x in (restored, ground_truth)]
     if any(x.shape[-2:] != (COUNT, 2) for x in sets):
         raise LandmarkShapeError(
             f"Sets of shape {tuple(sets[0].shape)} and {tuple(sets[1].shape)}: every face. "
@@ -135,9 +137,9 @@ def _of_group(name, restored, truth, weights):
     return affine_landmark_distance(sets[0][..., chosen, :], sets[1][..., chosen, :], weights)
 
 
-def _checked(restored, truth, weights, least):
-    """Both sets (..., N, 2) and the weights, if any, as float64 tensors, or the error that names what is wrong with which face."""
-    points, goal = (torch.as_tensor(x, dtype=torch.float64) for x in (restored, truth))
+def _checked(restored, ground_truth, weights, least):
+    """Both sets (..., N, 2) and the weights, if any, as float64 tensors. Raises the error of the first bad face."""
+    points, goal = (torch.as_tensor(x, dtype=torch.float64) for x in (restored, ground_truth))
     if points.shape != goal.shape or points.dim() < 2 or points.shape[-1] != 2:
         raise LandmarkShapeError(
             f"Sets of shape {tuple(points.shape)} and {tuple(goal.shape)}: every face. "
@@ -149,8 +151,8 @@ def _checked(restored, truth, weights, least):
         )
     for name, sums in (
         ("restored", points.sum((-2, -1))),
-        ("truth", goal.sum((-2, -1))),
-    ):  # a sum tells as much, ten times faster
+        ("ground truth", goal.sum((-2, -1))),
+    ):  # a sum is finite only if all its terms are, and ten times faster to test
         _refuse(
             ~sums.isfinite(),
             LandmarkValueError,
@@ -171,10 +173,13 @@ def _checked(restored, truth, weights, least):
 
 
 def _centred(points, goal, w):
-    """Rows x, y of the points, x, y of the goal, about their means and times sqrt(w): ((..., 4, N), means (..., 4, 1), w)."""
+    """Rows x, y of the points and x, y of the goal, about their means and times sqrt(w).
+
+    Returns (..., 4, N), the means (..., 4, 1), and w.
+    """
     x = points.new_empty(
         *points.shape[:-2], 4, points.shape[-2]
-    )  # (..., 4, N): sums along rows are far faster than along pairs
+    )  # (..., 4, N): sums along rows are faster than along pairs
     x[..., :2, :], x[..., 2:, :] = points.mT, goal.mT
     if w is None:
         mean = x.mean(-1, keepdim=True)  # (..., 4, 1)
@@ -184,7 +189,7 @@ def _centred(points, goal, w):
 
 
 def _residual(a, x):
-    """g - a p of the rows x = (p, g): (..., 2, N), as one product because that is a single pass over the points."""
+    """g - a p of the rows x = (p, g): (..., 2, N); one product is a single pass over the points."""
     return torch.cat([-a, torch.eye(2, dtype=a.dtype, device=a.device).expand_as(a)], -1) @ x
 
 
@@ -197,7 +202,7 @@ def _refuse_shape(w, points):
 
 
 def _refuse_thin(m, mean, w):
-    """Refuses faces whose moments m (..., 2, 2) have one eigenvalue that is a vanishing part of the other."""
+    """Raises for faces whose moments m (..., 2, 2) have one eigenvalue that is a tiny fraction of the other."""
     m = m.detach()
     size = m[..., 0, 0] + m[..., 1, 1]  # (...)
     area = m[..., 0, 0] * m[..., 1, 1] - m[..., 0, 1] ** 2  # (...), about smaller times larger eigenvalue
@@ -210,12 +215,12 @@ def _refuse_thin(m, mean, w):
 
 
 def _coincide(size, mean, w):
-    """Whether the weighted square spread (...) of the points about their mean (the upper half of (..., 4, 1)) is only rounding."""
+    """Whether the weighted square spread (...) of points about their mean (upper half of (..., 4, 1)) is rounding."""
     return size <= ROUNDING**2 * mean[..., :2, 0].square().sum(-1) * w.sum(-1)
 
 
 def _refuse(bad, error, what, remedy):
-    """Raises the error, naming the first face of (...) that is bad."""
+    """Raises the error with the first bad face of (...)."""
     if bad.any():
         index = bad.nonzero()[0].tolist()
         face = "the only face" if not index else f"face {index[0] if len(index) == 1 else tuple(index)}"

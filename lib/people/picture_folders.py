@@ -102,7 +102,7 @@ def _paired(inputs, targets, folder):
 
 
 def check_files(files):
-    """Read every picture once. Raises as `load_picture`; PictureSizeError where a target and its input differ in size."""
+    """Read every picture. Raises as `load_picture`; PictureSizeError if a target and its input differ in size."""
     for file in files.references:
         load_picture(file)
     for file in files.inputs:
@@ -111,6 +111,6 @@ def check_files(files):
         other = load_picture(target).shape if target else size
         if other != size:
             raise PictureSizeError(
-                f"Target of another size than its input: {target} {other[1::-1]}, {file} {size[1::-1]} (width, height). "
-                "Remedy: give both the same size."
+                f"Target of another size than its input: {target} {other[1::-1]}, {file} {size[1::-1]} (width, "
+                "height). Remedy: give both the same size."
             )

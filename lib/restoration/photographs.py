@@ -120,7 +120,7 @@ def check_others(others, restore_other=True):
     """Raises FaceError if `others` is not one of OTHERS, or is "blind" without a function that restores other faces."""
     if others not in OTHERS or (others == "blind" and restore_other is None):
         raise FaceError(
-            f'Unknown choice for other faces: {others!r}. Remedy: "leave", or "blind" with a function that restores them.'
+            f'Unknown choice for other faces: {others!r}. Remedy: "leave", or "blind" with a function for them.'
         )
 
 

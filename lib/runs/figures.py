@@ -1,48 +1,82 @@
-"""Figures: every picture of the workbook passes here, at a fixed size and 100 dots an inch."""
+"""Figures: every picture of the workbook is drawn here, at a fixed size, 100 dots an inch, with an alternative text."""
+
 import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lib.metrics.registry import HIGHER_IS_BETTER
+from lib.images import to_uint8
 
-CELL = 128  # pixels a side of a picture in a grid
+CELL, LARGEST = 128, 256  # pixels: least width of a cell in a grid; the width up to which a cell grows with its picture
 GAP, LINE, DPI = 6, 14, 100  # pixels, pixels, dots an inch
+# Outcomes of a statement: colours of Okabe and Ito, which colour-blind readers tell apart, and marks that need none.
+OUTCOMES = {"reproduced": ("#0072B2", "o"), "contradicted": ("#D55E00", "X"), "inconclusive": ("#777777", "D")}
 
 
 def as_bytes(picture) -> np.ndarray:
-    """One picture as uint8 (H, W, 3): from uint8 RGB as it is, from a float tensor (3, H, W) in [-1, 1] rounded."""
-    if isinstance(picture, np.ndarray):
-        return picture
-    return ((picture.detach().cpu().float() + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    """One picture as uint8 (H, W, 3): an array as it is, a float tensor (3, H, W) in [-1, 1] by `to_uint8`."""
+    return picture if isinstance(picture, np.ndarray) else to_uint8(picture)[0]
 
 
-def grid(rows: list, row_names: list, column_names: list, title: str | None = None, cell: int = CELL):
-    """Pictures in named rows and columns, dot for dot when they are `cell` pixels wide.
+def described(figure, words):
+    """The figure with an alternative text, which a notebook stores beside its picture and a page reads out."""
+    figure._repr_mimebundle_ = lambda include=None, exclude=None: ({}, {"image/png": {"alt": words}})
+    plt.close(figure)  # or the notebook shows it twice
+    return figure
 
-    rows: lists of pictures, uint8 (H, W, 3) or float tensors (3, H, W) in [-1, 1]; None leaves a place empty.
-    row_names: as many as rows, column_names: as many as the longest row; "" for none. cell: width in pixels, the first
-    picture gives the height; smaller pictures are enlarged unsmoothed, larger ones averaged. Shown at 6 bits a channel,
-    which the eye does not miss and which keeps stored notebooks small.
-    Returns a matplotlib figure: leave it last in a cell. Raises ValueError when a name is missing or one too many.
+
+def grid(rows: list, row_names: list, column_names: list, title=None, cell: int = CELL, captions=None):
+    """Pictures in named rows and columns, dot for dot where they are as wide as their cells.
+
+    Shown at 6 bits a channel, which the eye does not miss and which keeps stored notebooks small.
+
+    Args: rows, lists of pictures, uint8 (H, W, 3) or float tensors (3, H, W) in [-1, 1]; None leaves a place empty;
+    row_names, as many as rows, and column_names, as many as the longest row; "" for none; cell, width in pixels, raised
+    to that of the widest picture up to LARGEST (the first picture gives the height; smaller pictures are enlarged
+    unsmoothed, larger ones averaged); captions, lists of texts like rows, such as scores, shown under the pictures.
+    Returns a matplotlib figure: leave it last in a cell. Raises ValueError when a name or caption is missing or one too
+    many.
     """
-    count, first = max(len(row) for row in rows), next(as_bytes(one) for row in rows for one in row if one is not None)
-    if len(row_names) != len(rows) or len(column_names) != count:
-        raise ValueError(f"{len(rows)} rows of {count} pictures came with "
-                         f"{len(row_names)} row and {len(column_names)} column names.")
-    tall, left = round(cell * first.shape[0] / first.shape[1]), _margin(row_names)
-    top = LINE * (max(name.count("\n") for name in column_names) + 1 + 2 * bool(title))
-    width, height = left + count * (cell + GAP), top + len(rows) * (tall + GAP)
+    pictures = [[None if picture is None else as_bytes(picture) for picture in row] for row in rows]
+    _check_names(pictures, row_names, column_names, captions)
+    there = [picture for row in pictures for picture in row if picture is not None]
+    cell = max(cell, min(LARGEST, max(picture.shape[1] for picture in there)))
+    tall = round(cell * there[0].shape[0] / there[0].shape[1])
+    below = LINE * max((text.count("\n") + 1 for row in captions or [] for text in row if text), default=0)
+    left, top = _margin(row_names), LINE * (max(name.count("\n") for name in column_names) + 1 + 2 * bool(title))
+    width = left + len(column_names) * (cell + GAP)
+    height = top + len(rows) * (tall + below + GAP)
     figure = plt.figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-    for i, row in enumerate(rows):
-        for j in range(count):
-            x, y = left + j * (cell + GAP), height - top - i * (tall + GAP) - tall  # pixels, from below
+    for i, row in enumerate(pictures):
+        for j in range(len(column_names)):
+            x, y = left + j * (cell + GAP), height - top - i * (tall + below + GAP) - tall  # pixels, from below
             axis = figure.add_axes([x / width, y / height, cell / width, tall / height])
             _place(axis, row[j] if j < len(row) else None, cell)
             axis.set_title(column_names[j] if i == 0 else "", fontsize=8, pad=3)
             axis.set_ylabel(row_names[i] if j == 0 else "", fontsize=8, rotation=0, ha="right", va="center")
+            axis.set_xlabel(captions[i][j] if captions and j < len(row) else "", fontsize=8, labelpad=2)
     figure.suptitle(title, fontsize=9, y=1 - 2 / height, va="top")
-    plt.close(figure)  # or the notebook shows it twice
-    return figure
+    return described(figure, _grid_words(row_names, column_names, title))
+
+
+def _check_names(rows, row_names, column_names, captions):
+    count = max(len(row) for row in rows)
+    if len(row_names) != len(rows) or len(column_names) != count:
+        raise ValueError(
+            f"{len(rows)} rows of {count} pictures came with {len(row_names)} row and {len(column_names)} column names."
+        )
+    if captions is not None and [len(row) for row in captions] != [len(row) for row in rows]:
+        raise ValueError(f"Captions of {[len(row) for row in captions]}, pictures of {[len(row) for row in rows]}.")
+
+
+def _grid_words(row_names, column_names, title):
+    """What a grid shows, in words."""
+    parts = [
+        f"{what}: {', '.join(' '.join(name.split()) for name in names if name)}"
+        for what, names in (("rows", row_names), ("columns", column_names))
+        if any(names)
+    ]
+    words = f"Pictures{', ' if parts else ''}{'; '.join(parts)}"
+    return f"{title}. {words}" if title else words
 
 
 def _margin(names):
@@ -53,32 +87,67 @@ def _margin(names):
 
 def _place(axis, picture, cell):
     axis.set(xticks=[], yticks=[], frame_on=False)
-    if picture is not None:
-        picture = as_bytes(picture)
-        if picture.shape[1] > cell:
-            tall = round(cell * picture.shape[0] / picture.shape[1])
-            picture = cv2.resize(picture, (cell, tall), interpolation=cv2.INTER_AREA)
-        axis.imshow(picture & 0xFC, interpolation="nearest")
+    if picture is None:
+        return
+    if picture.shape[1] > cell:
+        tall = round(cell * picture.shape[0] / picture.shape[1])
+        picture = cv2.resize(picture, (cell, tall), interpolation=cv2.INTER_AREA)
+    axis.imshow(picture & 0xFC, interpolation="nearest")
 
 
-def intervals(summary, arms, labels):
-    """Paired differences to blind with their 95 % intervals, a panel a metric, a line an arm.
+def intervals(summary, arms, labels, higher_is_better, reference="blind"):
+    """Paired differences to a reference arm with their 95 % intervals: a panel for each metric, a line for each arm.
 
-    summary: `statistics.summary`; arms: its rows to draw; labels: metric -> words. Returns a matplotlib figure.
+    Args: summary, `statistics.summary` against that reference; arms, its rows to draw; labels, metric -> words;
+    higher_is_better, metric -> bool; reference, the arm subtracted. Returns a matplotlib figure.
     """
-    labels = {metric: label for metric, label in labels.items() if metric in summary}  # without truth, identity alone
-    figure, axes = plt.subplots(1, len(labels), figsize=(9, 0.3 * len(arms) + 0.9), dpi=DPI, sharey=True, layout="constrained", squeeze=False)
-    axes = axes[0]
-    for axis, (metric, label) in zip(axes, labels.items()):
-        rows = summary.loc[arms[::-1]]
+    labels = {metric: label for metric, label in labels.items() if metric in summary}  # without ground truth, identity
+    size = (9, 0.3 * len(arms) + 0.9)
+    figure, axes = plt.subplots(1, len(labels), figsize=size, dpi=DPI, sharey=True, layout="constrained", squeeze=False)
+    rows = summary.loc[arms[::-1]]
+    for axis, (metric, label) in zip(axes[0], labels.items()):
         middle, low, high = (rows[f"{metric} {what}"] for what in ("difference", "low", "high"))
         axis.errorbar(middle, range(len(rows)), xerr=[middle - low, high - middle], fmt="o", ms=4, capsize=2)
         axis.axvline(0, color="0.6", lw=0.8)
-        better = "better →" if HIGHER_IS_BETTER[metric] else "← better"
-        axis.set_xlabel(f"{label}, arm − blind\n{better}", fontsize=8)
-    axes[0].set_yticks(range(len(rows)), rows.index, fontsize=8)
-    plt.close(figure)
-    return figure
+        better = "better →" if higher_is_better[metric] else "← better"
+        axis.set_xlabel(f"{label}, arm − {reference}\n{better}", fontsize=8)
+    axes[0][0].set_yticks(range(len(rows)), rows.index, fontsize=8)
+    return described(figure, f"Differences to {reference} with 95 % intervals; arms: {', '.join(arms)}")
+
+
+def forest(results):
+    """A forest plot: paired differences with their 95 % intervals, coloured and marked by outcome, a panel per metric.
+
+    Args: results, a table with the columns statement, metric, difference, low, high (numbers; NaN without an interval)
+    and outcome, one of OUTCOMES. Returns a matplotlib figure. Raises ValueError for another outcome.
+    """
+    if other := sorted(set(results["outcome"]) - set(OUTCOMES)):
+        raise ValueError(f"Unknown outcome: {other[0]!r}. Remedy: one of {', '.join(OUTCOMES)}.")
+    panels = list(results.groupby("metric", sort=False))
+    heights = [len(rows) + 1.5 for _, rows in panels]
+    size = (9, 0.24 * sum(heights) + 0.5)
+    ratios = {"height_ratios": heights}
+    figure, axes = plt.subplots(
+        len(panels), 1, figsize=size, dpi=DPI, layout="constrained", squeeze=False, gridspec_kw=ratios
+    )
+    for axis, (metric, rows) in zip(axes[:, 0], panels):
+        _forest_panel(axis, metric, rows[::-1])
+    marks = [plt.Line2D([], [], color=colour, marker=mark, label=name) for name, (colour, mark) in OUTCOMES.items()]
+    figure.legend(handles=marks, fontsize=8, ncols=len(marks), loc="outside lower center")
+    lines = [f"{row.statement} ({row.metric}): {row.difference:+.3f}, {row.outcome}" for row in results.itertuples()]
+    return described(figure, f"Paired differences with 95 % intervals. {'; '.join(lines)}")
+
+
+def _forest_panel(axis, metric, rows):
+    for place, row in enumerate(rows.itertuples()):
+        colour, mark = OUTCOMES[row.outcome]
+        axis.plot([row.low, row.high], [place, place], color=colour, lw=1.5)
+        axis.plot(row.difference, place, mark, color=colour, ms=6)
+    axis.axvline(0, color="0.6", lw=0.8)
+    axis.set_yticks(range(len(rows)), rows["statement"], fontsize=8)
+    axis.set_ylim(-0.7, len(rows) - 0.3)
+    axis.tick_params(axis="x", labelsize=8)
+    axis.set_xlabel(f"difference in {metric}", fontsize=8)
 
 
 def bars(table, label, lines):
@@ -95,12 +164,12 @@ def bars(table, label, lines):
     axis.set_ylabel("")
     if axis.get_legend():
         axis.legend(fontsize=8, reverse=True)
-    plt.close(figure)
-    return figure
+    names = [f"{name} {', '.join(f'{value:.3g}' for value in row)}" for name, row in zip(table.index, table.values)]
+    return described(figure, f"Bars, {label}: {'; '.join(names)}")
 
 
 def claim(words, holds, strict=True):
-    """Prints a claim, or that it does not hold here; where `strict`, as in the committed run, that is an AssertionError."""
+    """Prints a claim, or that it does not hold here; where `strict` (the committed run) that is an AssertionError."""
     assert holds or not strict, f"no longer holds: {words}"
     print(words if holds else f"does not hold here: {words}")
 
@@ -108,4 +177,7 @@ def claim(words, holds, strict=True):
 def markdown(table):
     """A pandas table, its index the first column, as Markdown."""
     table = table.reset_index().astype(str)
-    return "\n".join(f"| {' | '.join(line)} |" for line in [list(table.columns), ["---"] * len(table.columns), *table.values.tolist()])
+    return "\n".join(
+        f"| {' | '.join(line)} |"
+        for line in [list(table.columns), ["---"] * len(table.columns), *table.values.tolist()]
+    )

@@ -1,22 +1,24 @@
 """The parameters of a notebook: declared in its one tagged cell, and checked before anything runs."""
+
 import ast
+import copy
 import difflib
 import math
+import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
 import yaml
 
-from lib import checks, paths
+from lib import paths
 from lib.errors import NotebookError, ParameterError
+from lib.runs import ranges
 
 SCALARS = {"int": int, "float": (int, float), "str": str, "bool": bool}
 HEADER = "notebook"  # the key of a params file that names the notebook it is for, or a list of several
-# The last word of a parameter's name says its range, in every notebook alike.
-LEAST = {"STEPS": 0, "SEED": 0, "PRIOR": 0, "LORA": 0, "INPUTS": 1, "SEEDS": 1, "BATCH": 1, "REFERENCES": 1, "DRAWS": 1, "CROWD": 1,
-         "SHOTS": 1, "BATCHES": 1, "MEASURED": 1, "TEXTUAL_STEPS": 1, "MODEL_STEPS": 1, "SAMPLING_STEPS": 2}
-MOST = {"SAMPLING_STEPS": 1000}  # what the schedule has
+LARGEST_FILE = 2**20  # bytes of a params file
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,19 @@ class Parameter:
 
 def find(name):
     """The path of a notebook, given as a path or by its name. Raises NotebookError naming those there are."""
+    try:
+        os.fspath(name).encode()
+    except UnicodeEncodeError:
+        raise NotebookError(f"Name is not UTF-8: {name!a}. Remedy: rename the notebook.") from None
     for path in (Path(name), paths.NOTEBOOKS / f"{Path(name).stem}.ipynb"):
         if path.suffix == ".ipynb" and path.is_file():
             return path.resolve()
-    known = ", ".join(sorted(path.stem for path in paths.NOTEBOOKS.glob("*.ipynb"))) or "none yet"
+    known = ", ".join(sorted(path.stem for path in paths.NOTEBOOKS.glob("*.ipynb")))
+    if not known:
+        raise NotebookError(
+            f"No notebooks in {paths.NOTEBOOKS}. Remedy: clone the repository and install it in place "
+            "(pip install --editable .); an installed copy of lib has neither notebooks nor data."
+        )
     raise NotebookError(f"No such notebook: {name}. Remedy: use one of these: {known}.")
 
 
@@ -43,21 +54,30 @@ def load(notebook):
     """The notebook as nbformat reads it. Raises NotebookError where it is no notebook."""
     try:
         return nbformat.read(notebook, as_version=4)
-    except (ValueError, AttributeError, KeyError, nbformat.ValidationError) as error:  # what nbformat raises for other JSON, and for none
-        raise NotebookError(f"Not a notebook: {paths.display_path(notebook)}: {error}. Remedy: restore the file from git.") from None
+    except (ValueError, AttributeError, KeyError, nbformat.ValidationError) as error:  # for other JSON, and for none
+        raise NotebookError(
+            f"Not a notebook: {paths.display_path(notebook)}: {error}. Remedy: restore the file from git."
+        ) from None
 
 
 def declared(notebook):
-    """The notebook's parameters, dict of name to Parameter, in order. Raises NotebookError where the cell breaks the contract."""
+    """The notebook's parameters, dict of name to Parameter, in order; comment lines between them group them.
+
+    Raises NotebookError where the cell breaks the contract.
+    """
     cells = [cell for cell in load(notebook).cells if "parameters" in cell.metadata.get("tags", [])]
     if len(cells) != 1:
-        raise NotebookError(f"{len(cells)} cells are tagged 'parameters': {paths.display_path(notebook)}. Remedy: tag exactly one.")
+        raise NotebookError(
+            f"{len(cells)} cells are tagged 'parameters': {paths.display_path(notebook)}. Remedy: tag exactly one."
+        )
     try:
         body = ast.parse(cells[0].source).body
     except SyntaxError as error:
-        raise NotebookError(f"Parameters cell is not Python: {paths.display_path(notebook)}: {error}. Remedy: mend the cell.") from None
+        raise NotebookError(
+            f"Parameters cell is not Python: {paths.display_path(notebook)}: {error}. Remedy: mend the cell."
+        ) from None
     lines = cells[0].source.encode().splitlines()  # ast counts columns in bytes
-    found = [_parameter(node, lines[node.end_lineno - 1][node.end_col_offset:].decode(), notebook) for node in body]
+    found = [_parameter(node, lines[node.end_lineno - 1][node.end_col_offset :].decode(), notebook) for node in body]
     return {one.name: one for one in found}
 
 
@@ -69,11 +89,39 @@ def _parameter(node, tail, notebook):
         required = node.value is None
         default = None if required else conform(ast.literal_eval(node.value), kind)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise NotebookError(f"Not a parameter: `{ast.unparse(node)}` in {paths.display_path(notebook)}: {error}. "
-                            "Remedy: write `NAME: type = literal  # what it means`.") from None
+        raise NotebookError(
+            f"Not a parameter: `{ast.unparse(node)}` in {paths.display_path(notebook)}: {error}. "
+            "Remedy: write `NAME: type = literal  # what it means`."
+        ) from None
     if not comment.startswith("#"):
-        raise NotebookError(f"Parameter without a comment: {name} in {paths.display_path(notebook)}. Remedy: say on its line what it means.")
+        raise NotebookError(
+            f"Parameter without a comment: {name} in {paths.display_path(notebook)}. "
+            "Remedy: say on its line what it means."
+        )
     return Parameter(name, kind, default, required, comment.lstrip("# "))
+
+
+def with_values(nb, values):
+    """A copy of a notebook whose parameters cell has these values in place of its defaults.
+
+    So the executed notebook shows each parameter once, and gives the same results when it is run by hand.
+    """
+    nb = copy.deepcopy(nb)
+    cell = next(cell for cell in nb.cells if "parameters" in cell.metadata.get("tags", []))
+    lines = [line.encode() for line in cell.source.split("\n")]  # ast counts columns in bytes
+    for node in reversed(ast.parse(cell.source).body):
+        if node.target.id in values and not _holds(node, values[node.target.id]):
+            head = lines[node.target.lineno - 1][: node.annotation.end_col_offset]
+            tail = lines[node.end_lineno - 1][node.end_col_offset :]
+            literal = f" = {values[node.target.id]!r}".encode()
+            lines[node.lineno - 1 : node.end_lineno] = [head + literal + tail]
+    cell.source = b"\n".join(lines).decode()
+    return nb
+
+
+def _holds(node, value):
+    """Whether a line of the cell has this very value as it stands."""
+    return node.value is not None and ast.literal_eval(node.value) == value
 
 
 def conform(value, kind):
@@ -106,32 +154,61 @@ def _hint(value, kind):
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, of which plain YAML keeps the last."""
+    """Safe YAML that refuses aliases, and a key given twice, of which plain YAML keeps the last."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it holds an alias (*name)")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):
-        keys = [key.value for key, _ in node.value]
-        if twice := {key for key in keys if keys.count(key) > 1}:
-            raise yaml.YAMLError(f"given twice: {', '.join(sorted(twice))}")
+        keys = Counter(str(key.value) for key, _ in node.value)
+        twice = sorted(key for key, count in keys.items() if count > 1)
+        if twice:
+            raise yaml.YAMLError(f"given twice: {', '.join(twice)}")
         return super().construct_mapping(node, deep)
 
 
-def from_file(path, notebook):
-    """The parameters in a YAML file, without its header; of a file for several notebooks, without those of the others. Raises ParameterError."""
+def _read(path):
+    """The text of a params file. Raises ParameterError for a special file, a large one, and one that cannot be read."""
     try:
-        found = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+        if path.exists() and not path.is_file():
+            raise ParameterError(f"Params file is no file: {path}. Remedy: give a YAML file; see params/.")
+        if path.stat().st_size > LARGEST_FILE:
+            raise ParameterError(f"Params file of more than 1 MB: {path}. Remedy: write lines of `NAME: value`.")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ParameterError(f"Cannot read the params file: {path}: {error.strerror}. Remedy: see params/.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"Params file is not YAML: {path}: {error}. Remedy: write lines of `NAME: value`.") from None
+    except UnicodeDecodeError as error:
+        raise ParameterError(f"Params file is not UTF-8: {path}: {error}. Remedy: save it as UTF-8 text.") from None
+
+
+def from_file(path, notebook):
+    """The parameters in a YAML file, without its header; of a file for several notebooks, without those of the others.
+
+    Raises ParameterError.
+    """
+    text = _read(Path(path))
+    try:
+        found = yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ParameterError(
+            f"Params file is not YAML: {path}: {error}. Remedy: write lines of `NAME: value`."
+        ) from None
     if not isinstance(found, dict):
         raise ParameterError(f"Params file holds no parameters: {path}. Remedy: write lines of `NAME: value`.")
     meant = found.pop(HEADER, notebook.stem)
     meant = meant if isinstance(meant, list) else [meant]
     if notebook.stem not in meant:
-        raise ParameterError(f"Params file is for {' and '.join(map(str, meant))}, not {notebook.stem}: {path}. Remedy: run that notebook with it.")
+        raise ParameterError(
+            f"Params file is for {' and '.join(map(str, meant))}, not {notebook.stem}: {path}. "
+            "Remedy: run that notebook with it."
+        )
     own = declared(notebook)
     others = {name for other in meant if other != notebook.stem for name in declared(find(other))}
-    return {name: value for name, value in found.items() if name in own or name not in others}  # `resolve` names what nobody has
+    return {
+        name: value for name, value in found.items() if name in own or name not in others
+    }  # `resolve` names what nobody has
 
 
 def from_text(text, kind):
@@ -157,10 +234,14 @@ def resolve(notebook, files=(), typed=()):
     given |= {name: (text, "-p") for name, text in typed}
     if unknown := [name for name in given if name not in known]:
         near = difflib.get_close_matches(str(unknown[0]), known, n=1)
-        raise ParameterError(f"Unknown parameter: {unknown[0]} from {given[unknown[0]][1]}. Remedy: {notebook.stem} has "
-                             f"{', '.join(known) or 'none'}{f'; did you mean {near[0]}?' if near else '.'}")
+        raise ParameterError(
+            f"Unknown parameter: {unknown[0]} from {given[unknown[0]][1]}. Remedy: {notebook.stem} has "
+            f"{', '.join(known) or 'none'}{f'; did you mean {near[0]}?' if near else '.'}"
+        )
     if missing := [one.name for one in known.values() if one.required and one.name not in given]:
-        raise ParameterError(f"Missing parameter: {', '.join(missing)} of {notebook.stem}. Remedy: give it with -p or -f.")
+        raise ParameterError(
+            f"Missing parameter: {', '.join(missing)} of {notebook.stem}. Remedy: give it with -p or -f."
+        )
     return {name: _checked(one, given.get(name, (one.default, "the notebook"))) for name, one in known.items()}
 
 
@@ -169,30 +250,10 @@ def _checked(one, given):
     try:
         value = conform(from_text(value, one.kind) if where == "-p" else value, one.kind)
     except TypeError as error:
-        raise ParameterError(f"Mistyped parameter: {one.name} from {where}: {error}. "
-                             f"Remedy: give {one.kind} ({one.comment}).") from None
-    return value if value is None else _in_range(one.name, value)
-
-
-def _in_range(name, value):
-    """The value, if its range allows it. Raises RangeError, DeviceError."""
-    last = name.split("_")[-1]
-    if last == "DEVICE":
-        return checks.device(value)
-    if last == "LEVERS":
-        from lib.models import precision
-        precision.parse(value)
-    if last == "OTHERS":
-        from lib.restoration import photographs
-        photographs.check_others(value)
-    if last == "GAMMA":
-        return checks.fraction(name, value)
-    if last == "RATE":
-        return checks.positive(name, value)
-    if isinstance(value, list):
-        return checks.distinct(name, value)
-    least = LEAST.get(name, LEAST.get(last))
-    return value if least is None else checks.whole(name, value, least, MOST.get(name))
+        raise ParameterError(
+            f"Mistyped parameter: {one.name} from {where}: {error}. Remedy: give {one.kind} ({one.comment})."
+        ) from None
+    return value if value is None else ranges.check(one.name, value)
 
 
 def is_default(notebook, variables):

@@ -1,4 +1,8 @@
-"""The run record: what was run, on what, for how long, and every metric of every picture. Tables are made from records only."""
+"""The run record: what was run, on what, for how long, and every metric of every picture.
+
+Tables are made from records only.
+"""
+
 import json
 import math
 import os
@@ -15,24 +19,57 @@ import pandas as pd
 
 from lib import paths
 from lib.errors import RecordError
+from lib.runs import folders, parameters
 
 FILE = "record.json"
 FRESH = Path("/proc/self/clear_refs")  # where Linux lets a process forget its peak
 _forgotten = [0]  # peaks that were forgotten, the highest last
-PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy", "pillow", "scikit-image", "insightface", "onnxruntime")
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "peft",
+    "numpy",
+    "pillow",
+    "scikit-image",
+    "insightface",
+    "onnxruntime",
+)
+KINDS = {"notebook": str, "parameters": dict, "commit": dict, "seconds": dict, "metrics": list}
 FIELDS = ("notebook", "parameters", "seed", "device", "versions", "commit", "seconds", "peak_memory", "metrics")
 
 
 class Record:
-    """One run's record, filled while it runs and written last.
+    """One run's record, filled while it runs and written last; `Record.here` begins it in a notebook.
 
-    Args: `notebook` its name without ending; `parameters` dict of name to plain value (`lib.runs.parameters.values`);
-    `seed` int; `device` a torch device's name.
+    Args: notebook, its name without ending; parameters, dict of name to plain value; seed, int; device, the name of a
+    torch device; folder, where the run writes; variables, the kernel's `globals()`, to notice changed parameters.
     """
 
-    def __init__(self, notebook, parameters, seed, device):
+    def __init__(self, notebook, parameters, seed, device, folder=None, variables=None):
         self.notebook, self.parameters, self.seed, self.device = notebook, dict(parameters), seed, device
+        self._folder, self._variables = folder, variables
         self.seconds, self.metrics, self.loaded = {}, [], {}  # loaded: name -> hash of the weights that were used
+
+    @classmethod
+    def here(cls, notebook, variables):
+        """The record of the run that this kernel is in, with its folder made.
+
+        The folder follows the parameters: `lib.run` names it, and a run by hand (JupyterLab, papermill, Voila) writes
+        to `runs/live/<notebook>/<person>-<hash of the parameters>/`, so another person's results stay.
+
+        Args: notebook, its name without ending; variables, its `globals()`. SEED and DEVICE are read from its
+        parameters (0 and "cpu" where it has none). Raises NotebookError, RunError.
+        """
+        values = parameters.values(notebook, variables)
+        folder = folders.here(notebook, values)
+        return cls(notebook, values, values.get("SEED", 0), values.get("DEVICE", "cpu"), folder, variables)
+
+    @property
+    def folder(self):
+        """Where this run writes, made if need be."""
+        self._folder = Path(self._folder or folders.here(self.notebook, self.parameters))
+        return self._folder
 
     @contextmanager
     def stage(self, name):
@@ -44,24 +81,52 @@ class Record:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def add(self, **row):
-        """Adds one row: what names the picture (person, shot, arm, seed...) and its metrics, unrounded."""
+        """Adds one row: what names the picture (person, image, arm, seed...) and its metrics, unrounded."""
         self.metrics.append(row)
 
-    def write(self, folder=None):
-        """Writes `record.json` into `folder` (the run folder unless given).
+    def emptied(self, name):
+        """The folder `name` of this run, empty: pictures of an earlier run of the same parameters are not mixed in."""
+        folder = paths.child(self.folder, name)
+        paths.remove(folder)
+        folder.mkdir(parents=True)
+        return folder
 
-        Raises RecordError for NaN, infinity or a value that JSON does not have, NoSpaceError.
+    def write(self, folder=None):
+        """Writes `record.json` into `folder` (the run's own unless given).
+
+        Raises RecordError for NaN, infinity or a value that JSON does not have, and where a parameter was changed
+        after the record was begun; NoSpaceError.
         """
-        own = {"notebook": self.notebook, "parameters": self.parameters, "seed": self.seed, "device": self.device,
-               "versions": versions(), "commit": commit(), "loaded": self.loaded,
-               "seconds": self.seconds, "peak_memory": peak_memory(), "metrics": self.metrics}
-        write_json(Path(folder or run_folder(self.notebook)) / FILE, own)
+        self._check_unchanged()
+        own = {
+            "notebook": self.notebook,
+            "parameters": self.parameters,
+            "seed": self.seed,
+            "device": self.device,
+            "versions": versions(),
+            "commit": commit(),
+            "loaded": self.loaded,
+            "seconds": self.seconds,
+            "peak_memory": peak_memory(),
+            "metrics": self.metrics,
+        }
+        write_json(Path(folder or self.folder) / FILE, own)
+
+    def _check_unchanged(self):
+        changed = [
+            name for name in self.parameters if self._variables and self._variables[name] != self.parameters[name]
+        ]
+        if changed:
+            raise RecordError(
+                f"{changed[0]} is {self._variables[changed[0]]!r} now, and was {self.parameters[changed[0]]!r} "
+                "when the record was begun. Remedy: run the whole notebook again (Run All)."
+            )
 
 
 def run_folder(notebook):
-    """The folder of this run, made if need be: what `lib.run` named, or `runs/live/<notebook>/` for a run by hand."""
-    named = os.environ.get("WORKBOOK_RUN_FOLDER")
-    folder = Path(named) if named else paths.child(paths.RUNS, "live", notebook)
+    """The folder of a run by hand without regard to its parameters; `Record.here(...).folder` takes its place."""
+    named = os.environ.get(folders.RUNNER)
+    folder = Path(named) if named else paths.child(paths.RUNS, folders.LIVE, notebook)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -77,7 +142,7 @@ def peak_memory():
 
 
 def peak_during(work):
-    """The most memory that this process held while `work()` ran, in bytes; 0 where the system cannot tell (it is not Linux)."""
+    """The most memory that this process held while `work()` ran, in bytes; 0 where the system cannot tell."""
     _forgotten.append(peak_memory())
     try:
         FRESH.write_text("5")
@@ -130,26 +195,51 @@ def _plain(value, where):
     if callable(getattr(value, "item", None)) and getattr(value, "ndim", None) == 0:
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
-        raise RecordError(f"Not a finite number: {value} at {where}. Remedy: find where it comes from; "
-                          "a value that does not exist is recorded as None.")
+        raise RecordError(
+            f"Not a finite number: {value} at {where}. Remedy: find where it comes from; "
+            "a value that does not exist is recorded as None."
+        )
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
-    raise RecordError(f"Not a value of JSON: {type(value).__name__} at {where}. Remedy: record numbers, text, lists and dicts.")
+    raise RecordError(
+        f"Not a value of JSON: {type(value).__name__} at {where}. Remedy: record numbers, text, lists and dicts."
+    )
 
 
 def read(path):
     """The record in the file `path`, as a dict. Raises RecordError when it is missing, broken or incomplete."""
     path = Path(path)
+    where = paths.display_path(path)
     try:
         found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except FileNotFoundError:
-        raise RecordError(f"No record: {paths.display_path(path)}. Remedy: run the notebook to its end; its last cell writes it.") from None
-    except ValueError as error:
-        raise RecordError(f"Record is not strict JSON: {paths.display_path(path)}: {error}. Remedy: run again with --force.") from None
-    missing = [name for name in FIELDS if not isinstance(found, dict) or name not in found]
-    if missing:
-        raise RecordError(f"Record lacks {', '.join(missing)}: {paths.display_path(path)}. Remedy: run again with --force.")
+        raise RecordError(
+            f"No record: {where}. Remedy: run the notebook to its end; its last cell writes it."
+        ) from None
+    except (ValueError, RecursionError) as error:  # nested thousands deep
+        raise RecordError(f"Record is not strict JSON: {where}: {error}. Remedy: run again with --force.") from None
+    except OSError as error:
+        raise RecordError(
+            f"Cannot read the record: {where}: {error.strerror}. Remedy: run again with --force."
+        ) from None
+    if fault := _fault(found):
+        raise RecordError(f"Record {fault}: {where}. Remedy: run again with --force.")
     return found
+
+
+def _fault(found):
+    """What a record lacks, in words; None where it is whole."""
+    if not isinstance(found, dict):
+        return "is no mapping"
+    if missing := [name for name in FIELDS if name not in found]:
+        return f"lacks {', '.join(missing)}"
+    if odd := [name for name, kind in KINDS.items() if not isinstance(found[name], kind)]:
+        return f"has another kind of {odd[0]}: {found[odd[0]]!r:.60}"
+    if not isinstance(found["commit"].get("id"), str | None) or "id" not in found["commit"]:
+        return "names no commit"
+    if not all(isinstance(row, dict) for row in found["metrics"]):
+        return "has a row that is no mapping"
+    return None
 
 
 def _refuse(constant):
@@ -159,39 +249,23 @@ def _refuse(constant):
 def gather(folder, pattern=f"**/{FILE}"):
     """A table of all records below `folder`: one row for each picture, the run's own columns in front.
 
-    Columns: run (its folder, below `folder`), notebook, device, commit, every parameter, then the row's own
+    Columns: run (its folder, below `folder`), notebook, seed, device, commit, every parameter, then the row's own
     (a row's own value wins over a parameter of the same name). Raises RecordError where there is no record.
     """
-    found = sorted(Path(folder).glob(pattern))
+    found = {path: read(path) for path in sorted(Path(folder).glob(pattern))}
     if not found:
-        raise RecordError(f"No records: {paths.display_path(folder)}/{pattern}. Remedy: run a notebook with `python -m lib.run` first.")
+        raise RecordError(
+            f"No records: {paths.display_path(folder)}/{pattern}. "
+            "Remedy: run a notebook with `python -m lib.run` first."
+        )
     rows = []
-    for path in found:
-        one = read(path)
-        run = {"run": path.parent.relative_to(folder).as_posix(), "notebook": one["notebook"], "seed": one["seed"],
-               "device": one["device"], "commit": one["commit"]["id"]} | one["parameters"]
-        rows += [run | row for row in one["metrics"] or [{}]]
+    for path, record in found.items():
+        run = described(record) | {"run": path.parent.relative_to(folder).as_posix()}
+        rows += [run | row for row in record["metrics"] or [{}]]
     return pd.DataFrame(rows)
 
 
-def compare(a, b, tolerance):
-    """A table of the metrics in which two records differ by more than `tolerance`; empty where they agree.
-
-    Args: `a`, `b` records as `read` gives them; `tolerance` one number, or a dict of metric name to number
-    (0 for one not named). Rows are compared in order; what is not a float must be equal.
-    Raises RecordError where the records are not of the same rows.
-    """
-    pairs = list(zip(a["metrics"], b["metrics"]))
-    if len(a["metrics"]) != len(b["metrics"]) or any(_names(x) != _names(y) for x, y in pairs):
-        raise RecordError(f"Records of different rows: {a['notebook']} against {b['notebook']}. "
-                          "Remedy: compare runs of the same pictures, in the same order.")
-    differences = [{"row": i, "metric": name, "a": x[name], "b": y[name], "difference": abs(x[name] - y[name])}
-                   for i, (x, y) in enumerate(pairs) for name in x if isinstance(x[name], float)]
-    table = pd.DataFrame(differences, columns=["row", "metric", "a", "b", "difference"])
-    allowed = table["metric"].map(lambda name: tolerance.get(name, 0.0) if isinstance(tolerance, dict) else tolerance)
-    return table[table["difference"] > allowed].reset_index(drop=True)
-
-
-def _names(row):
-    """A row without the values of its metrics: what must be equal for two rows to be of the same picture."""
-    return {name: float if isinstance(value, float) else value for name, value in row.items()}
+def described(record):
+    """What names a run in a table: run (filled by the caller), notebook, seed, device, commit, every parameter."""
+    own = {"run": "", "notebook": record["notebook"], "seed": record["seed"], "device": record["device"]}
+    return own | {"commit": record["commit"]["id"]} | record["parameters"]

@@ -1,109 +1,176 @@
-"""The strict runner: `python -m lib.run NOTEBOOK [-f PARAMS.yaml ...] [-p NAME VALUE ...]` runs a notebook by papermill into its run folder.
+"""The strict runner: `python -m lib.run NOTEBOOK [-f PARAMS.yaml ...] [-p NAME VALUE ...]`.
 
 Parameters are checked before anything runs, the same parameters give the same folder, a finished run is not run
-again, and a failed one keeps its partial notebook. What counts as finished is the record that the notebook writes
-last: papermill's own metadata says "completed" after a timeout or a killed kernel too.
+again, and a failed one keeps its partial notebook. A run is finished when its record is whole and every file that it
+wrote is there: papermill's own metadata says "completed" after a timeout or a killed kernel, too.
 """
+
 import argparse
-import hashlib
-import json
 import logging
 import os
-import re
+import signal
 import sys
 import tempfile
-from pathlib import Path
+from contextlib import contextmanager
 
 import nbformat
 import papermill
-from nbconvert import HTMLExporter
 from traitlets.config import Config
 
 from lib import paths
-from lib.errors import NoSpaceError, RunError, exit_status
-from lib.runs import parameters, record
+from lib.errors import NoSpaceError, NotebookError, RecordError, RunError, exit_status
+from lib.runs import folders, pages, parameters, ranges, record
 
-WIDGET = "application/vnd.jupyter.widget-view+json"
-
-
-def folder_of(notebook, values):
-    """The run folder of a notebook with these parameters: `runs/<notebook>/<person>-<short hash of parameters>/`.
-
-    The files of a person folder count as parameters: with another photograph in it, it is another run.
-    """
-    people = values.get("PEOPLE")
-    people = [one for one in (values.get("PERSON"), *(people if isinstance(people, list) else [])) if one and isinstance(one, str)]
-    files = [_files(paths.from_root(one)) for one in people if paths.from_root(one).is_dir()]
-    digest = hashlib.sha256("".join(json.dumps(what, sort_keys=True) for what in (values, *files)).encode()).hexdigest()[:8]
-    person = re.sub(r"\W+", "-", Path(str(values.get("PERSON") or "run")).name).strip("-")[:40]
-    return paths.child(paths.RUNS, notebook.stem, f"{person or 'run'}-{digest}")
-
-
-def _files(folder):
-    """The files below a folder, hidden ones left out, and the SHA-256 of each."""
-    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".") and os.access(file, os.R_OK)]
-    return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+LONGEST_SOCKETS = 85  # characters of a folder; with the names in it, a Unix socket's path may have 107
+STOPPING = ("SIGTERM", "SIGHUP")  # they end a run as Ctrl-C does
 
 
 def run(notebook, values, force=False):
     """Runs the notebook with all its parameters unless it is finished; returns (folder, whether it ran).
 
-    Args: `notebook` path; `values` as `lib.runs.parameters.resolve` gives them; `force` empties the folder first.
+    Args: notebook, path; values, as `lib.runs.parameters.resolve` gives them; force, to empty the folder first.
     Without it, what an interrupted run left in the folder (checkpoints) is there for the notebook to resume from.
-    Raises RunError, NoSpaceError.
+    Raises ParameterError (a person or system that is not there), RunError, NoSpaceError.
     """
-    folder = folder_of(notebook, values)
-    if force:
-        paths.remove(folder)
-    if (folder / notebook.name).exists():
+    ranges.check_places(values)
+    folder = folders.folder_of(notebook.stem, values)
+    if not force and _is_finished(folder, notebook):
         return folder, False
-    partial = _execute(notebook, values, folder)
-    _write_html(partial, folder / f"{notebook.stem}.html")
-    os.replace(partial, folder / notebook.name)  # last: this file says that the run is finished
+    folders.make(folder)
+    with _errors_named(notebook, folder):
+        if force:
+            paths.remove(folder)
+            folders.make(folder)
+        partial = _execute(notebook, values, folder)
+        finished = pages.described(pages.still(parameters.load(partial)))
+        pages.write_html(finished, folder / f"{notebook.stem}.html")
+        finished.metadata.workbook = {"files": _files(folder, but=(partial, folder / notebook.name))}
+        _write(finished, partial)
+        os.replace(partial, folder / notebook.name)  # last: this file says that the run is finished
     return folder, True
 
 
 def refresh(notebook):
-    """Runs a committed notebook anew with its defaults and stores it in its place, cleaned. Raises RunError, NoSpaceError."""
+    """Runs a committed notebook anew with its defaults and stores it in its place. Raises RunError, NoSpaceError."""
+    if record.commit().get("dirty"):
+        print("Note: the working tree has uncommitted changes, so this run's record says dirty.", file=sys.stderr)
     folder = paths.child(paths.RUNS, "refresh", notebook.stem)
-    paths.remove(folder)  # its outputs must not come from what an earlier run left
-    fresh = _tidy(parameters.load(_execute(notebook, {}, folder)))
-    with paths.atomic_write(notebook) as part:
-        nbformat.write(fresh, part)
+    with _errors_named(notebook, folder):
+        paths.remove(folder)  # its outputs must not come from what an earlier run left
+        folders.make(folder)
+        _write(pages.described(pages.tidied(parameters.load(_execute(notebook, {}, folder)))), notebook)
     return folder
+
+
+def _files(folder, but):
+    """The files below a run folder and their sizes, dict of relative name to bytes."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file not in but]
+    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
+
+
+def _is_finished(folder, notebook):
+    """Whether the run ended and everything it wrote is there; says what is not."""
+    executed = folder / notebook.name
+    if not executed.is_file():
+        return False
+    try:
+        files = parameters.load(executed).metadata.get("workbook", {}).get("files", {record.FILE: None})
+        record.read(folder / record.FILE)
+    except (NotebookError, RecordError) as error:
+        print(f"Run again: {error}", file=sys.stderr)
+        return False
+    missing = [
+        name for name, size in files.items() if _size(folder / name) is None or size not in (None, _size(folder / name))
+    ]
+    if missing:
+        print(f"Run again: {paths.display_path(folder / missing[0])} is missing or was changed.", file=sys.stderr)
+    return not missing
+
+
+def _size(file):
+    return file.stat().st_size if file.is_file() else None
+
+
+def _write(nb, path):
+    with paths.atomic_write(path) as part:
+        nbformat.write(nb, part)
+
+
+@contextmanager
+def _errors_named(notebook, folder):
+    """Whatever papermill, the kernel or the disk raise ends the run with its place named."""
+    partial = _partial(notebook, folder)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise RunError(
+            f"Interrupted: {notebook.stem} {_where(partial)}. Remedy: the same command resumes it."
+        ) from None
+    except Exception as error:
+        kind = NoSpaceError if paths.disk_full(error) else RunError
+        raise kind(
+            f"Not finished: {notebook.stem} {_where(partial)}: {_why(error)}. "
+            "Remedy: mend that, then give the same command again."
+        ) from error
+
+
+def _partial(notebook, folder):
+    return folder / f"{notebook.stem}.partial.ipynb"
 
 
 def _execute(notebook, values, folder):
     """Executes into `<notebook>.partial.ipynb` in the folder and returns its path, once the record bears it out."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{notebook.stem}.partial.ipynb"
+    partial = _partial(notebook, folder)
     paths.remove(partial)
     paths.remove(folder / record.FILE)
-    try:
-        _papermill(notebook, partial, values, folder)
-        _check_record(folder, values)
-    except KeyboardInterrupt:
-        raise RunError(f"Interrupted: {notebook.stem} {_where(partial)}. Remedy: the same command resumes it.") from None
-    except Exception as error:  # whatever papermill, the kernel or the disk raise ends the run, with its place named
-        kind = NoSpaceError if paths.disk_full(error) else RunError
-        raise kind(f"Not finished: {notebook.stem} {_where(partial)}: {_why(error)}. "
-                   "Remedy: mend that, then give the same command again.") from error
+    nb = parameters.load(notebook)
+    if values:
+        nb = parameters.with_values(pages.relinked(nb, notebook.parent, folder), values)
+    _write(nb, partial)
+    _papermill(partial, notebook.parent, folder)
+    _check_record(folder, values)
     return partial
 
 
-def _papermill(notebook, partial, values, folder):
+def _papermill(partial, home, folder):
+    """Executes a notebook in its place, saved after each cell; `home` is the kernel's working folder."""
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    outer = os.environ.get("WORKBOOK_RUN_FOLDER")  # a notebook may run another (20)
-    os.environ["WORKBOOK_RUN_FOLDER"] = str(folder)  # the kernel inherits it
+    path = str(partial).replace("{", "{{").replace("}", "}}")  # papermill fills in names in braces
+    with _environment({folders.RUNNER: str(folder)}), _transport() as transport:
+        papermill.execute_notebook(
+            path,
+            path,
+            kernel_name="python3",
+            cwd=home,
+            config=Config({"KernelManager": transport}),
+            progress_bar={"desc": partial.stem.removesuffix(".partial")},
+        )
+
+
+@contextmanager
+def _environment(variables):
+    """These variables for the kernel to inherit; a notebook may run another (20), whose own are put back."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
-        # Ports picked for TCP can be taken by another run in the same second; sockets in an own folder cannot.
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as sockets:
-            config = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/k"}})
-            papermill.execute_notebook(notebook, str(partial).replace("{", "{{").replace("}", "}}"), values,
-                                       kernel_name="python3", cwd=notebook.parent, config=config,
-                                       progress_bar={"desc": notebook.stem})
+        yield
     finally:
-        os.environ.pop("WORKBOOK_RUN_FOLDER") if outer is None else os.environ.update(WORKBOOK_RUN_FOLDER=outer)
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextmanager
+def _transport():
+    """How the runner talks to its kernel: sockets in a folder of its own, which no other run can take.
+
+    Ports of TCP can be taken by another run in the same second; they serve where no folder's name is short enough.
+    """
+    short = [folder for folder in (tempfile.gettempdir(), "/tmp") if len(folder) <= LONGEST_SOCKETS]
+    if not short or not os.access(short[0], os.W_OK):
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(dir=short[0], ignore_cleanup_errors=True) as sockets:
+        yield {"transport": "ipc", "ip": f"{sockets}/k"}
 
 
 def _check_record(folder, values):
@@ -117,10 +184,15 @@ def _where(partial):
     """Where a run stopped: the last cell that was started, and where the partial notebook lies."""
     if not partial.exists():
         return "before its first cell"
-    cells = [cell for cell in parameters.load(partial).cells if cell.cell_type == "code"]
+    try:
+        cells = [cell for cell in parameters.load(partial).cells if cell.cell_type == "code"]
+    except NotebookError:  # it was being written
+        return f"while {paths.display_path(partial)} was written"
     started = [i for i, cell in enumerate(cells) if cell.metadata.get("papermill", {}).get("start_time")]
-    place = f"in code cell {started[-1] + 1} (`{cells[started[-1]].source.strip().splitlines()[0]}`)" if started else "before its first cell"
-    return f"{place}, kept in {paths.display_path(partial)}"
+    if not started:
+        return f"before its first cell, kept in {paths.display_path(partial)}"
+    first_line = cells[started[-1]].source.strip().splitlines()[0]
+    return f"in code cell {started[-1] + 1} (`{first_line}`), kept in {paths.display_path(partial)}"
 
 
 def _why(error):
@@ -129,37 +201,8 @@ def _why(error):
     return f"{type(error).__name__}: {error}"
 
 
-def _still(nb):
-    """Takes out widgets, which show nothing without their state and a network: their text stays."""
-    nb.metadata.pop("widgets", None)
-    for cell in nb.cells:
-        for output in cell.get("outputs", []):
-            output.get("data", {}).pop(WIDGET, None)
-    return nb
-
-
-def _tidy(nb):
-    """A notebook as it is committed: nothing in it of when and where it ran, nothing on stderr."""
-    nb.metadata = nbformat.from_dict({"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"},
-                                      "language_info": {"name": "python"}})
-    for cell in _still(nb).cells:
-        cell.metadata = nbformat.from_dict({key: cell.metadata[key] for key in ("tags",) if cell.metadata.get(key)})
-        if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr" and output.get("data", True)]
-    return nb
-
-
-def _write_html(notebook, path):
-    """The executed notebook as one HTML file with its pictures inside; only formulas need a network to be typeset."""
-    exporter = HTMLExporter(embed_images=True, require_js_url="")
-    source = {"metadata": {"name": path.stem, "path": str(paths.NOTEBOOKS)}}
-    html, _ = exporter.from_notebook_node(_still(parameters.load(notebook)), resources=source)
-    with paths.atomic_write(path) as part:
-        part.write_text(html, encoding="utf-8")
-
-
 def _report(notebook, folder):
-    """Where everything lies."""
+    """Prints where everything lies."""
     print(f"notebook  {paths.display_path(folder / notebook.name)}")
     print(f"page      {paths.display_path(folder / notebook.stem)}.html")
     print(f"record    {paths.display_path(folder / record.FILE)}")
@@ -169,7 +212,7 @@ def _report(notebook, folder):
 
 
 def _list(notebook):
-    """The notebooks, or one notebook's parameters."""
+    """Prints the notebooks, or one notebook's parameters."""
     for path in [] if notebook else sorted(paths.NOTEBOOKS.glob("*.ipynb")):
         print(path.stem)
     for one in parameters.declared(parameters.find(notebook)).values() if notebook else []:
@@ -177,13 +220,17 @@ def _list(notebook):
 
 
 def _arguments(words):
-    parser = argparse.ArgumentParser("python -m lib.run", description="Run a notebook strictly, into its own run folder.")
+    parser = argparse.ArgumentParser(
+        "python -m lib.run", description="Run a notebook strictly, into its own run folder."
+    )
     parser.add_argument("notebook", nargs="?", help="path or name of a notebook")
     parser.add_argument("-f", "--file", action="append", default=[], help="YAML file of parameters; a later one wins")
     parser.add_argument("-p", "--parameter", action="append", default=[], nargs=2, metavar=("NAME", "VALUE"))
     parser.add_argument("--force", action="store_true", help="empty the run folder and run again")
     parser.add_argument("--list", action="store_true", help="list the notebooks, or a notebook's parameters")
-    parser.add_argument("--refresh", action="store_true", help="run a committed notebook anew and store it in its place")
+    parser.add_argument(
+        "--refresh", action="store_true", help="run a committed notebook anew and store it in its place"
+    )
     given = parser.parse_args(words)
     if not given.notebook and not given.list:
         parser.error("name a notebook; --list shows them")
@@ -195,7 +242,16 @@ def _arguments(words):
 def main(words=None):
     """The command; returns its exit status."""
     given = _arguments(words)
-    return exit_status(lambda: _list(given.notebook) if given.list else _obey(given))
+    for name in STOPPING:
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) == signal.SIG_DFL:  # nohup stays
+            signal.signal(getattr(signal, name), signal.default_int_handler)
+    try:
+        status = exit_status(lambda: _list(given.notebook) if given.list else _obey(given))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # `--list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout once more at its end
+        return 0
 
 
 def _obey(given):

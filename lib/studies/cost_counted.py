@@ -1,4 +1,4 @@
-"""What a person costs at full size, counted without any weights: arithmetic, memory, disk. `lib.studies.cost_timed` times it."""
+"""The cost of a person at full size, counted without weights: arithmetic, memory, disk. `cost_timed` measures time."""
 
 import copy
 
@@ -14,8 +14,8 @@ from lib.models.system import System, ddpm, encoder_from
 from lib.models.tiny import build_tokenizer
 from lib.people.procedural import WORDS
 from lib.restoration.sampling import guided_eps
-from lib.training.pivots import tunable
-from lib.training.trainer import Tuning
+from lib.training.trainer import Training
+from lib.training.tunable import tunable
 
 UNET = dict(
     sample_size=64,
@@ -24,7 +24,7 @@ UNET = dict(
     cross_attention_dim=1024,
     attention_head_dim=(5, 10, 20, 20),
     use_linear_projection=True,
-)  # diffusers' defaults besides
+)  # otherwise the defaults of diffusers
 VAE = dict(
     sample_size=512,
     block_out_channels=(128, 256, 512, 512),
@@ -41,83 +41,127 @@ TEXT = dict(
     num_attention_heads=16,
     hidden_act="gelu",
 )
-LENGTH = 77  # tokens
-PARTS = {"G": "G", "E": "E", "vae": "autoencoder", "text_encoder": "text encoder", "cleaner": "cleaner"}
+TOKENS = 77
+PARTS = {"G": "G", "E": "E", "vae": "autoencoder", "text_encoder": "text encoder", "cleaner": "stage-1 cleaner"}
 STEPS = {"textual": 2500, "model": 800, "restoration": 50}  # of the paper, appendix C
-CLASS_PICTURES = 200  # of prior preservation in the published code, each of 50 steps with two passes of G
-PAPER = {"textual": 63.5 * 60, "model": 21.6 * 60, "restoration": 6.8}  # seconds on a V100, Tables II and III
-ADAM = 4  # numbers a trained weight takes: itself, its gradient, two moments
-GB = 1e9
+CLASS_IMAGES = 200  # for prior preservation, in the published code; each takes 50 steps with two passes of G
+PAPER = {"textual": 31.8 * 60, "model": 10.5 * 60, "restoration": 6.8}  # s on a V100: Table II with speed-up, Table III
+ADAM = 4  # numbers per trained weight: the weight, its gradient, two moments
+GB = 1e9  # bytes; a card sold as 24 GB has 24 GiB, which are 25.8 of these
 
 
 def full_size(device="meta"):
-    """A System of the size of SD 2.1 and DiffBIR with random weights; on "meta", shapes alone. It restores nothing."""
+    """A System of the size of SD 2.1 and DiffBIR with random weights; on "meta" it has shapes and no storage."""
     with torch.device(device):
         G, text = UNet2DConditionModel(**UNET), CLIPTextModel(CLIPTextConfig(**TEXT))
         E = encoder_from(G)
         vae, cleaner = AutoencoderKL(**VAE), SwinIR()
     tokenizer = build_tokenizer(WORDS)
-    tokenizer.model_max_length = LENGTH
-    return System(
-        G, E.to(device), vae, text, tokenizer, ddpm(), cleaner, {"made": "random weights of full size"}
-    ).freeze()
+    tokenizer.model_max_length = TOKENS
+    facts = {"made": "random weights of full size"}
+    return System(G, E.to(device), vae, text, tokenizer, ddpm(), cleaner, facts).freeze()
 
 
-def parameters(B, ranks=(3, 8)):
-    """Weights of each part, and MB on disk of one person's pivot (full weights, or adapters in half precision) and of checkpoints."""
-    count = {words: _count(getattr(B, part)) for part, words in PARTS.items()}
-    pivots = {"full weights": 4 * (count["G"] + count["E"])} | {
-        f"LoRA {rank}": 2 * sum(_count(one, True) for one in _adapted(B, rank)) for rank in ranks
-    }
-    checkpoints = {f"checkpoint of {one}, full weights": 4 * (ADAM - 1) * count[one] for one in ("G", "E")}
-    return (
-        pd.DataFrame({"weights (million)": {name: f"{n / 1e6:.2f}" for name, n in count.items()}}),
-        pd.DataFrame({"MB on disk": {name: f"{n / 1e6:,.1f}" for name, n in (pivots | checkpoints).items()}}),
-    )
+def tuned(B, part, lora=0):
+    """B with `part`, "G" or "E", ready for tuning (full weights, or adapters of rank `lora`), and the rest frozen."""
+    return B.with_(**{part: tunable(getattr(B, part), Training(lora=lora)).train()})
 
 
-def _adapted(B, rank):
-    return [tunable(network, Tuning(lora=rank)) for network in (B.G, B.E)]
+# ---- weights and disk ----
+
+
+def count_weights(B):
+    """A table of the number of weights of each part, in millions."""
+    count = {name: f"{_count(getattr(B, part)) / 1e6:.2f}" for part, name in PARTS.items()}
+    return pd.DataFrame({"weights (million)": count})
+
+
+def count_disk(B, ranks=(3, 8)):
+    """A table of MB on disk: personal weights (full, or adapters in half precision) and checkpoints of a tuning."""
+    count = {part: _count(getattr(B, part)) for part in ("G", "E")}
+    sizes = {"full weights": 4 * sum(count.values())}
+    for rank in ranks:
+        sizes[f"LoRA {rank}"] = 2 * sum(_count(getattr(tuned(B, part, rank), part), True) for part in ("G", "E"))
+    sizes |= {f"checkpoint of {part}, full weights": 4 * (ADAM - 1) * n for part, n in count.items()}
+    return pd.DataFrame({"MB on disk": {name: f"{size / 1e6:,.1f}" for name, size in sizes.items()}})
 
 
 def _count(network, trained=False):
     return sum(weight.numel() for weight in network.parameters() if weight.requires_grad or not trained)
 
 
-def _sample(B, count=1):
-    """A latent, steps and a prompt for B, of its sizes: zeros."""
-    side, width = B.G.config.sample_size, B.G.config.cross_attention_dim
-    latents = torch.zeros(count, B.G.config.in_channels, side, side, device=B.device)
-    return (
-        latents,
-        torch.zeros(count, device=B.device),
-        torch.zeros(count, B.tokenizer.model_max_length, width, device=B.device),
-    )
-
-
-def _step(B):
-    """The loss of one tuning step in context, and its backward pass."""
-    x, t, prompt = _sample(B)
-    F.mse_loss(B.predict(x, t, prompt, x, prompt), x).backward()
-
-
-def tuned(B, part, lora=0):
-    """B with `part` ready to be tuned, the rest frozen."""
-    return B.with_(**{part: tunable(getattr(B, part), Tuning(lora=lora)).train()})
+# ---- arithmetic ----
 
 
 def count_flops(B):
-    """TFLOP of every stage at batch 1, counted by PyTorch: two for each multiply-add of matrices and convolutions, attention included."""
-    x, t, prompt = _sample(B)
+    """TFLOP of every stage at batch 1, by PyTorch's counter: two per multiply-add of matrices and convolutions."""
+    x, t, prompt = _example(B)
     stages = {
-        "textual step": lambda: _step(tuned(B, "G")),
-        "model step": lambda: _step(tuned(B, "E")),
+        "textual step": lambda: _loss(tuned(B, "G")).backward(),
+        "model step": lambda: _loss(tuned(B, "E")).backward(),
         "restoration step": lambda: guided_eps(B, x, t, prompt, prompt, x, 1.0),
-        "class picture's step": lambda: [B.G(x, t, prompt) for _ in range(2)],
+        "class image step": lambda: [B.G(x, t, prompt) for _ in range(2)],
         "encode": lambda: B.encode(torch.zeros(1, 3, B.size, B.size, device=B.device)),
         "decode": lambda: B.decode(x),
     }
     return {name: _counted(stage) for name, stage in stages.items()}
+
+
+def count_passes(B):
+    """TFLOP of each forward and backward pass in one tuning step at batch 1 (eqs 6 and 7), one column per pivot.
+
+    The textual pivot trains G inside B with E frozen. The model pivot trains E: its gradients reach E through the
+    half of the frozen G that reads E's residuals.
+    """
+    x, t, prompt = _example(B)
+    down, mid = B.E(x, t, prompt, controlnet_cond=x, return_dict=False)  # 12 residuals and one of the middle block
+    residuals = [tensor.detach() for tensor in (*down, mid)]
+
+    def run_G(G, x, residuals):
+        own = dict(down_block_additional_residuals=residuals[:-1], mid_block_additional_residual=residuals[-1])
+        return [G(x, t, prompt, **own).sample]
+
+    def run_E(E, x, _):
+        down, mid = E(x, t, prompt, controlnet_cond=x, return_dict=False)
+        return [*down, mid]
+
+    G, E = _passes(run_G, B.G, tuned(B, "G").G, x, residuals), _passes(run_E, B.E, tuned(B, "E").E, x, residuals)
+    free = [residual.clone().requires_grad_() for residual in residuals]
+    through_G = _counted(lambda: _backward(run_G(B.G, x, free))) - G["forward"]
+    rows = {
+        "E forward": (E["forward"], E["forward"]),
+        "G forward": (G["forward"], G["forward"]),
+        "G backward to activations": (G["activations"], through_G),
+        "G backward to weights": (G["weights"], 0.0),
+        "E backward to activations": (0.0, E["activations"]),
+        "E backward to weights": (0.0, E["weights"]),
+    }
+    return pd.DataFrame(rows, index=["textual step", "model step"]).T
+
+
+def _passes(run, frozen, trained, x, residuals):
+    """TFLOP of a network's forward pass, and of the gradients of its activations and of its weights."""
+    forward = _counted(lambda: run(frozen, x, residuals))
+    activations = _counted(lambda: _backward(run(frozen, x.clone().requires_grad_(), residuals))) - forward
+    weights = _counted(lambda: _backward(run(trained, x, residuals))) - forward - activations
+    return {"forward": forward, "activations": activations, "weights": weights}
+
+
+def _backward(outputs):
+    sum(output.sum() for output in outputs).backward()
+
+
+def _example(B):
+    """A latent (1, C, h, w), a step and a prompt for B, all zeros: only shapes count."""
+    side, width = B.G.config.sample_size, B.G.config.cross_attention_dim
+    x = torch.zeros(1, B.G.config.in_channels, side, side, device=B.device)
+    return x, torch.zeros(1, device=B.device), torch.zeros(1, B.tokenizer.model_max_length, width, device=B.device)
+
+
+def _loss(B):
+    """The loss of one tuning step inside B."""
+    x, t, prompt = _example(B)
+    return F.mse_loss(B.predict(x, t, prompt, x, prompt), x)
 
 
 def _counted(work):
@@ -126,39 +170,34 @@ def _counted(work):
     return counter.get_total_flops() / 1e12
 
 
-def memory(B, rank=3):
-    """GB at most while G is tuned, with prior preservation, and E, by full weights and by adapters; the other network is frozen.
+# ---- memory ----
 
-    Counted at batch 1: weights, Adam's gradients and moments of what is trained, and what a step keeps for its backward pass, in single
-    precision (bf16 keeps less, half of it at best). With bf16 the tuned network has a copy in it and the frozen one is in it.
+
+def memory(B, rank=3):
+    """GB at most while G or E is tuned at batch 1, by full weights and by adapters of a rank; the other is frozen.
+
+    Counted are the weights, the gradients and moments of Adam, and the activations that one backward pass needs. Every
+    term of the loss has a backward pass of its own, so prior preservation (eq. 2) adds no activations. Activations
+    count as float32 in every column. bfloat16 stores about half of them, so its columns are upper bounds.
     """
-    rows = []
-    for what, part, lora in (
-        ("G, full weights", "G", 0),
-        (f"G, LoRA {rank}", "G", rank),
-        ("E, full weights", "E", 0),
-        (f"E, LoRA {rank}", "E", rank),
-    ):
-        system, graphs = tuned(B, part, lora), 2 if part == "G" else 1  # prior preservation makes a second one
-        learner, frozen = (4 * _count(getattr(system, one)) for one in (part, "E" if part == "G" else "G"))
-        moments = 4 * (ADAM - 1) * _count(getattr(system, part), True)
-        kept, fewer = (
-            graphs * _kept(system),
-            graphs * _kept(system.with_(G=_checkpointed(system.G), E=_checkpointed(system.E))),
-        )
-        halved, again = (
-            1.5 * learner + frozen / 2 + moments,
-            learner / 2 * (graphs - 1) * bool(lora),
-        )  # autocast keeps copies of trained weights alone
-        rows.append(
-            {
-                "tuned": what,
-                "plain": learner + frozen + moments + kept,
-                "bf16": halved + again + kept,
-                "bf16 checkpointing": halved + fewer,
-            }
-        )
-    return pd.DataFrame(rows).set_index("tuned") / GB
+    rows = {}
+    for part, other in (("G", "E"), ("E", "G")):
+        for name, lora in (("full weights", 0), (f"LoRA {rank}", rank)):
+            rows[f"{part}, {name}"] = _memory(tuned(B, part, lora), part, other)
+    return pd.DataFrame(rows).T / GB
+
+
+def _memory(B, part, other):
+    """Bytes of one tuning: in float32, with the frozen network in bfloat16, and with gradient checkpointing besides."""
+    trained, frozen = (4 * _count(getattr(B, name)) for name in (part, other))
+    adam = 4 * (ADAM - 1) * _count(getattr(B, part), True)
+    checkpointed = B.with_(G=_checkpointed(B.G), E=_checkpointed(B.E))
+    lowered = 1.5 * trained + frozen / 2 + adam  # autocast keeps a bfloat16 copy of the tuned network's weights
+    return {
+        "float32": trained + frozen + adam + _kept(B),
+        "bfloat16": lowered + _kept(B),
+        "bfloat16, checkpointing": lowered + _kept(checkpointed),
+    }
 
 
 def _checkpointed(network):
@@ -168,34 +207,36 @@ def _checkpointed(network):
 
 
 def _kept(B):
-    """Bytes that one tuning step holds for its backward pass, weights not counted."""
+    """Bytes that one tuning step keeps for its backward pass, without the weights."""
     own = {weight.untyped_storage()._cdata for network in (B.G, B.E) for weight in network.parameters()}
     held = {}
 
     def pack(tensor):
-        held[tensor.untyped_storage()._cdata] = tensor.untyped_storage()  # kept alive, or another takes its place
+        storage = tensor.untyped_storage()
+        held[storage._cdata] = storage  # a reference keeps its address from being used again
         return tensor
 
-    x, t, prompt = _sample(B)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        F.mse_loss(B.predict(x, t, prompt, x, prompt), x)
-    return sum(storage.nbytes() for key, storage in held.items() if key not in own)
+        _loss(B)
+    return sum(storage.nbytes() for address, storage in held.items() if address not in own)
+
+
+# ---- the paper's procedure ----
 
 
 def expected(tflop, peak):
-    """The paper's stages and the class pictures of a real person's prior: TFLOP in all, the seconds these take at `peak` TFLOP a second,
-    and the seconds that the paper's V100 took."""
-    steps = STEPS | {"class pictures": CLASS_PICTURES * STEPS["restoration"]}
-    rows = {
-        stage: steps[stage] * tflop["class picture's step" if stage == "class pictures" else f"{stage} step"]
-        for stage in steps
-    }
-    rows["class pictures"] += CLASS_PICTURES * tflop["decode"]
+    """The paper's stages: steps, TFLOP, seconds at `peak` TFLOP per second, and seconds of the paper's V100.
+
+    Args: tflop, of `count_flops`; peak, of a GPU. The last row is what G needs to generate the class images of eq. 2.
+    """
+    total = {stage: steps * tflop[f"{stage} step"] for stage, steps in STEPS.items()}
+    image = STEPS["restoration"] * tflop["class image step"] + tflop["decode"]
+    total["class images"] = CLASS_IMAGES * image
     return pd.DataFrame(
         {
-            "steps": steps,
-            "TFLOP": {k: f"{n:,.0f}" for k, n in rows.items()},
-            "at the peak (s)": {k: f"{n / peak:.2f}" for k, n in rows.items()},
-            "paper, V100 (s)": {k: f"{PAPER[k]:,.1f}" if k in PAPER else "" for k in rows},
+            "steps": STEPS | {"class images": CLASS_IMAGES * STEPS["restoration"]},
+            "TFLOP": {stage: f"{n:,.0f}" for stage, n in total.items()},
+            "at the peak (s)": {stage: f"{n / peak:.2f}" for stage, n in total.items()},
+            "paper, V100 (s)": {stage: f"{PAPER[stage]:,.1f}" if stage in PAPER else "" for stage in total},
         }
     )

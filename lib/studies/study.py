@@ -10,7 +10,7 @@ import numpy as np
 
 from lib import checks
 from lib.images import to_tensor, to_uint8
-from lib.metrics.registry import headline
+from lib.metrics.headline import headline_values
 from lib.models.personal_weights import picture_hash
 from lib.paths import atomic_write, remove
 from lib.people import procedural
@@ -25,7 +25,7 @@ def score(person, restored):
     rows = []
     for arm, pictures in {"input": person.inputs[None], **restored}.items():
         for seed, batch in enumerate(pictures):
-            metrics = headline(batch, person.targets, person.references, person.scorer)
+            metrics = headline_values(batch, person.targets, person.references, person.scorer)
             for metric, values in metrics.items():
                 names = dict(person=person.name, arm=arm, seed=seed, metric=metric)
                 rows += [{**names, "image": image, "value": float(value)} for image, value in enumerate(values)]

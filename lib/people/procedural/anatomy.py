@@ -70,7 +70,7 @@ LIPS = np.array(
 
 @lru_cache(maxsize=None)
 def spline_matrix(count, closed, per=5):
-    """Catmull-Rom sampling as a matrix: (samples, count) weights, so that `matrix @ points` passes through every point."""
+    """Catmull-Rom weights (samples, count): the curve `matrix @ points` passes through every point."""
     segments, rows = count if closed else count - 1, []
     for i in range(segments):
         for t in np.arange(per) / per:

@@ -1,4 +1,4 @@
-"""A supersampled picture to fill smooth shapes into, with region masks that know what covers what."""
+"""A supersampled picture of filled smooth shapes, with a mask for each region."""
 
 from functools import lru_cache
 
@@ -54,7 +54,7 @@ def ribbons(lines, width, taper=0.0):
 
 
 class Canvas:
-    """Four channels: red, green, blue, and how much shading the place takes (0..255)."""
+    """A picture of four channels: red, green, blue, and the weight of the shading (0..255)."""
 
     def __init__(self, picture, regions=()):
         self.picture, self.side = picture, picture.shape[0]
@@ -68,7 +68,7 @@ class Canvas:
         return list(grid) if grid.ndim == 3 else [grid]
 
     def fill(self, points, colour, weight=255, region=None):
-        """Fill one polygon (P, 2), or several by the even-odd rule, in picture widths; `region` owns it from now on."""
+        """Fill one polygon (P, 2), or several by the even-odd rule, in picture widths, and mark it as of `region`."""
         grid = self._grid(points)
         r, g, b = colour
         cv2.fillPoly(self.picture, grid, (min(r, 255), min(g, 255), min(b, 255), weight), cv2.LINE_AA, FINE)
@@ -77,7 +77,7 @@ class Canvas:
                 cv2.fillPoly(mask, grid, 255 * (name == region), cv2.LINE_AA, FINE)
 
     def region(self, name, points):
-        """Give a place to a region without painting it."""
+        """Mark a polygon as of a region without painting it."""
         for other, mask in self.regions.items():
             cv2.fillPoly(mask, self._grid(points), 255 * (name == other), cv2.LINE_AA, FINE)
 

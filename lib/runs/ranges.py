@@ -1,0 +1,105 @@
+"""What a parameter may be, by its name: ranges, choices, people and folders, asked before a kernel starts."""
+
+import re
+
+from lib import checks, paths
+from lib.errors import ParameterError
+from lib.runs import folders
+
+# The last word of a parameter's name says its range, in every notebook alike.
+LEAST = {
+    "STEPS": 0,
+    "SEED": 0,
+    "PRIOR": 0,
+    "LORA": 0,
+    "INPUTS": 1,
+    "SEEDS": 1,
+    "BATCH": 1,
+    "REFERENCES": 1,
+    "DRAWS": 1,
+    "CROWD": 1,
+    "SHOTS": 1,
+    "BATCHES": 1,
+    "MEASURED": 1,
+    "TEXTUAL_STEPS": 1,
+    "MODEL_STEPS": 1,
+    "SAMPLING_STEPS": 2,
+}
+MOST = {
+    "SAMPLING_STEPS": 1000,  # what the schedule has
+    "SEED": 2**32 - 1,  # seeds of steps and pictures are made from it by multiplication
+    "BATCH": 4096,
+    "LORA": 1024,
+    "RATE": 1.0,
+}
+RECIPES = ("none", "codeformer", "dpt", "realesrgan", "tiny", "tiny-heavy", "tiny-extreme")
+CHOICES = {  # what other modules offer; a test holds the two together
+    "ARM": ("swap", "in-context", "encoder-only", "swap + model pivot", "dual pivot"),
+    "ARMS": ("blind", "swap", "in-context", "encoder-only", "swap + model pivot", "dual pivot"),
+    "TRAINED": ("all", "repo150"),
+    "OTHERS": ("leave", "blind"),
+    "PRECISION": ("float32", "bfloat16"),
+    "RECIPE": RECIPES,
+    "HEAVY": RECIPES,
+}
+PROCEDURAL = re.compile(r"people:[0-9]{1,18}")
+RANDOM = "random"  # SYSTEM of notebook 22: random weights of full size
+TRAINING_DIGITS = range(8)  # last digits of the seeds of people that the shipped weights were trained on
+PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+
+
+def check(name, value):
+    """The value, where its name allows it. Raises RangeError, DeviceError."""
+    last = name.split("_")[-1]
+    choices = CHOICES.get(name)
+    if isinstance(value, list):
+        checks.distinct(name, value)
+        return [checks.choice(name, item, choices) for item in value] if choices else value
+    if choices:
+        return checks.choice(name, value, choices)
+    if last == "DEVICE":
+        return checks.device(value)
+    if last == "GAMMA":
+        return checks.fraction(name, value)
+    if last == "RATE":
+        return _at_most(name, checks.positive(name, value))
+    least = LEAST.get(name, LEAST.get(last))
+    return value if least is None else checks.whole(name, value, least, MOST.get(name, MOST.get(last)))
+
+
+def _at_most(name, value):
+    """A learning rate: above 1 every tuning diverges."""
+    return checks.finite(name, value) if value <= MOST["RATE"] else checks.fraction(name, value)
+
+
+def check_places(values):
+    """Checks the people and the system that a run names, without opening them. Raises ParameterError."""
+    people = values.get("PEOPLE")  # a number in notebooks that draw a crowd
+    people = people if isinstance(people, list) else []
+    for name in people + ([values["PERSON"]] if "PERSON" in values else []):
+        _check_person(name, measured="SCORER" in values)
+    system = values.get("SYSTEM", RANDOM)
+    folder = folders.named_path(system)
+    if system != RANDOM and not (folder and (folder / "unet").is_dir()):
+        raise ParameterError(
+            f"No system folder: {system!r:.200}. Remedy: give data/system, or convert published weights (lib.convert)."
+        )
+
+
+def _check_person(name, measured):
+    """A person's name or folder. `measured`: something is measured on the person, so training people are refused."""
+    if PROCEDURAL.fullmatch(name):
+        if measured and int(name[-1]) in TRAINING_DIGITS:
+            raise ParameterError(
+                f"Training person: {name}. Remedy: take a seed that ends in 9 (test) or 8 (development)."
+            )
+        return
+    folder = folders.named_path(name)
+    if folder is None or not folder.is_dir():
+        raise ParameterError(
+            f"No such person: {name!r:.200}. Remedy: give people:<digits>, such as people:1009, or a person folder."
+        )
+    if not (folder / "references").is_dir() and not any(file.suffix.lower() in PICTURES for file in folder.iterdir()):
+        raise ParameterError(
+            f"No photographs in the person folder: {paths.display_path(folder)}. Remedy: put them into references/."
+        )
