@@ -1,5 +1,6 @@
 """Several people on one base: each picture of a batch is restored with its own person's adapters."""
 
+import copy
 import hashlib
 import json
 import shutil
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from lib import dual_pivot, load_personal, prepare, textual_pivot
 from lib.errors import PersonalWeightsError, RangeError
-from lib.models import system
+from lib.models import precision, system
 from lib.models.precision import Precision
 from lib.restoration import adapter_server
 from lib.restoration.adapter_server import AdapterServer
@@ -119,18 +120,19 @@ def test_prompt_and_gamma_are_the_tuned_ones(B, alone, server):
         server.restore(x, ["ada"], seeds=0, gamma=0.25, **OPTIONS)
 
 
-def test_in_bfloat16_every_weight_that_is_used_is_bfloat16(folders):
-    B, dtypes = tiny_system.build(), []
+def test_in_bfloat16_every_weight_that_is_used_is_bfloat16_and_was_copied_once(folders, monkeypatch):
+    B, dtypes, copies, deepcopy = tiny_system.build(), [], [], copy.deepcopy
     for network in (B.G, B.E):  # hooks are copied with the network
         network.register_forward_pre_hook(lambda module, _: dtypes.append({p.dtype for p in module.parameters()}))
-    server = AdapterServer(B)
+    server, x = AdapterServer(B), tiny_system.pictures(2, 4)
     server.add("ada", folders["ada"])
-    x = tiny_system.pictures(2, 4)
-    low = server.restore(x, ["ada", "ada"], seeds=0, precision=Precision("bfloat16"), **OPTIONS)
+    monkeypatch.setattr(precision.copy, "deepcopy", lambda network: copies.append(network) or deepcopy(network))
+    low = server.restore(x, ["ada", "ada"], seeds=0, batch=1, precision=Precision("bfloat16"), **OPTIONS)
     assert dtypes and all(found == {torch.bfloat16} for found in dtypes)
+    assert len(copies) == 2  # of G and E, for both batches
     dtypes.clear()
     high = server.restore(x, ["ada", "ada"], seeds=0, **OPTIONS)
-    assert all(found == {torch.float32} for found in dtypes)
+    assert all(found == {torch.float32} for found in dtypes) and len(copies) == 2
     assert 0 < float((low - high).abs().mean()) < 0.02
 
 
