@@ -1,4 +1,4 @@
-"""Training of the tiny system: whom it sees, its losses in closed form, resuming."""
+"""Training of the tiny system: the people it is trained on, losses in closed form, resuming."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ ABAR = torch.tensor(np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) *
 
 @pytest.fixture(scope="module")
 def pool():
-    """Four people in two pictures each, made up."""
+    """Two random pictures of each of four people."""
     g = torch.Generator().manual_seed(0)
     clean = to_uint8(tiny_system.pictures(8))
     return picture_pool.Pool(
@@ -49,6 +49,15 @@ def test_a_pool_is_of_training_people_in_order_across_workers_chunks():
     assert pool.degraded.shape == pool.pictures.shape and pool.degraded.dtype == torch.uint8
     assert (pool.degraded.float() - pool.pictures).abs().mean((1, 2, 3)).min() > 0.5  # every one is degraded
     assert torch.equal(pool.degraded, picture_pool.make_pool(count, shots, size, start=5, workers=2).degraded)
+
+
+def test_workers_are_fresh_processes_that_inherit_no_threads(monkeypatch):
+    contexts, kind = [], picture_pool.ProcessPoolExecutor
+    monkeypatch.setattr(
+        picture_pool, "ProcessPoolExecutor", lambda n, mp_context: contexts.append(mp_context) or kind(n, mp_context)
+    )
+    picture_pool.make_pool(2, 1, 32, workers=2)
+    assert [context.get_start_method() for context in contexts] == ["spawn"]
 
 
 @pytest.mark.parametrize("stranger", [8, 9])
@@ -88,7 +97,7 @@ def line_loss(net):
 
 
 def test_fit_against_a_plain_loop():
-    """AdamW, clipped at 1, warmed up, cosine, and the exponential average of the weights in the end."""
+    """AdamW with clipping at 1, warm-up and cosine decay; in the end the exponential average of the weights."""
     net, twin, steps = line(), line(), 40
     losses = trainer.fit("line", [net], line_loss(net), steps=steps, lr=0.05, seed=3)
     optimiser = torch.optim.AdamW(twin.parameters(), lr=0.05, betas=(0.9, 0.99))
