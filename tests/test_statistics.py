@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lib.metrics import registry
+from lib.metrics import headline
 from lib.studies import statistics
 from lib.studies.arms import ARMS
 
@@ -22,7 +22,7 @@ def table():
         for p in range(5)
         for image in range(1 + p)
         for seed in range(1 if arm == "input" else 2)
-        for metric in registry.HEADLINE
+        for metric in headline.HEADLINE
     ]
     return pd.DataFrame(rows).sample(frac=1, random_state=0)
 
@@ -36,7 +36,7 @@ def means(table, metric, arm):
     return np.array([np.mean(values[person]) for person in sorted(values)])
 
 
-def study(changes, people=6, spread=0.01, metrics=registry.HEADLINE):
+def study(changes, people=6, spread=0.01, metrics=headline.HEADLINE):
     """Rows in which an arm differs from 0 by `changes[metric, arm]` with little noise, and is noise alone otherwise."""
     rng = np.random.default_rng(1)
     rows = [
@@ -73,7 +73,7 @@ def test_the_paired_interval_by_hand(table, arm, against):
 def test_the_summary_has_every_arm_and_its_differences(table):
     found = statistics.summary(table)
     assert list(found.index) == ["input", *ARMS]
-    for metric in registry.HEADLINE:
+    for metric in headline.HEADLINE:
         for arm in found.index:
             assert found.loc[arm, metric] == pytest.approx(means(table, metric, arm).mean())
         row = found.loc["dual pivot", [f"{metric} difference", f"{metric} low", f"{metric} high"]]
@@ -85,10 +85,10 @@ def test_a_summary_is_rounded_with_its_interval(table):
     found = statistics.summary(table)
     text = statistics.formatted(found)
     mean, d, low, high = found.loc["dual pivot", ["psnr", "psnr difference", "psnr low", "psnr high"]]
-    assert text.loc["dual pivot", registry.LABEL["psnr"]] == f"{mean:.2f} ({d:+.2f} [{low:+.2f}, {high:+.2f}])"
-    assert text.loc["blind", registry.LABEL["identity"]] == f"{found.loc['blind', 'identity']:.3f}"
+    assert text.loc["dual pivot", headline.LABEL["psnr"]] == f"{mean:.2f} ({d:+.2f} [{low:+.2f}, {high:+.2f}])"
+    assert text.loc["blind", headline.LABEL["identity"]] == f"{found.loc['blind', 'identity']:.3f}"
     alone = statistics.formatted(statistics.summary(table[table.metric == "identity"]))
-    assert list(alone.columns) == [registry.LABEL["identity"]] and list(alone.index) == list(found.index)
+    assert list(alone.columns) == [headline.LABEL["identity"]] and list(alone.index) == list(found.index)
 
 
 @pytest.mark.filterwarnings("ignore")  # scipy warns of a single pair
