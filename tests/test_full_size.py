@@ -168,7 +168,7 @@ def executed(words, home):
 def test_every_command_of_readme_runs_at_reduced_width(done):
     names = [
         "00_start_here",
-        "03_dual_pivot_ablation",
+        "04_dual_pivot_ablation",
         *["00_start_here"] * 3,
         "01_degradation_synthesis",
         "02_blind_restoration",
@@ -294,7 +294,7 @@ def test_the_paper_s_settings_are_in_the_file():
         SYSTEM="weights/sd21-diffbir",
     )
     assert wanted.items() <= found.items() and found["PRIOR"] > 0
-    assert found == parameters.from_file(paths.PARAMS / "full.yaml", parameters.find("03_dual_pivot_ablation"))
+    assert found == parameters.from_file(paths.PARAMS / "full.yaml", parameters.find("04_dual_pivot_ablation"))
     assert not found.get("LORA") and parameters.from_file(paths.PARAMS / "full_adapters.yaml", notebook)["LORA"] == 3
 
 

@@ -21,7 +21,8 @@ STORY = {
     "00_start_here",
     "01_degradation_synthesis",
     "02_blind_restoration",
-    "03_dual_pivot_ablation",
+    "03_two_pivots",
+    "04_dual_pivot_ablation",
     "10_pretrain_tiny_system",
     "20_new_person",
 }
