@@ -1,7 +1,7 @@
-"""The published layouts written anew, as plainly as can be, to hold lib.convert against: names, shapes and what they compute.
+"""Independent, plain versions of the published networks, under the published names, to test lib.convert against.
 
-ldm's UNet and autoencoder and OpenCLIP's text encoder (Stable Diffusion 2.1), DiffBIR's control network and its SwinIR. FULL has the
-published sizes, SMALL the same layouts far narrower.
+They are ldm's UNet and autoencoder and OpenCLIP's text encoder (Stable Diffusion 2.1), DiffBIR's control network and
+its SwinIR. FULL has the published sizes, SMALL the same layouts with far fewer channels.
 """
 
 import json
@@ -133,7 +133,7 @@ def run(modules, x, emb, context):
 
 
 class Encoder(nn.Module):
-    """What UNet and control network share: time_embed, input_blocks, middle_block."""
+    """The part that UNet and control network share: time_embed, input_blocks, middle_block."""
 
     def __init__(self, base, context, channels):
         super().__init__()
@@ -345,7 +345,7 @@ def swin_shapes(width, depths, heads, window, mlp, fold, features, trained):
 
 
 def swin_buffers(depths, window, trained, **_):
-    """The index and the masks, pair by pair of places."""
+    """The index and the masks, computed for each pair of places."""
     place = [(y, x) for y in range(window) for x in range(window)]
     index = torch.tensor(
         [[(a[0] - b[0] + window - 1) * (2 * window - 1) + a[1] - b[1] + window - 1 for b in place] for a in place]
@@ -364,17 +364,13 @@ def swin_buffers(depths, window, trained, **_):
 
 
 def swin_block(w, x, heads, window, shift):
-    """One window-attention block over maps x (N, H, W, C), as attention over the whole map in which only a window's own places count."""
+    """One window-attention block over maps x (N, H, W, C), as attention over the whole map, masked by windows."""
     n, h, width, c = x.shape
     y, z = torch.meshgrid(torch.arange(h), torch.arange(width), indexing="ij")
-    y, z = (
-        (at - shift) % length for at, length in ((y.flatten(), h), (z.flatten(), width))
-    )  # where a place lies once rolled
-    wrapped = [
-        at >= length - shift if shift else at < 0 for at, length in ((y, h), (z, width))
-    ]  # came from the other edge
+    y, z = ((at - shift) % length for at, length in ((y.flatten(), h), (z.flatten(), width)))  # after rolling
+    came_around = [at >= length - shift if shift else at < 0 for at, length in ((y, h), (z, width))]
     apart = (y[:, None] // window != y // window) | (z[:, None] // window != z // window)
-    for side in wrapped:
+    for side in came_around:
         apart = apart | (side[:, None] != side)
     rows = (y[:, None] - y + window - 1) * (2 * window - 1) + z[:, None] - z + window - 1
     table = w["attn.relative_position_bias_table"]
@@ -396,7 +392,7 @@ def swin_block(w, x, heads, window, shift):
 
 
 def swin(w, x, depths, heads, window, fold, **_):
-    """The network on pictures x in [0, 1], from its weights by name."""
+    """The network, for pictures x in [0, 1] and weights by name."""
 
     def conv2d(name, v):
         return F.conv2d(v, w[f"{name}.weight"], w[f"{name}.bias"], padding=1)
@@ -430,7 +426,7 @@ def swin(w, x, depths, heads, window, fold, **_):
 
 
 def vocabulary():
-    """A CLIP vocabulary of single bytes: token 0 is "!", the last two are the marks, as in the published one."""
+    """A CLIP vocabulary of single bytes. As in the published one, token 0 is "!" and the last two are the end marks."""
     alphabet = sorted(ByteLevel.alphabet())
     return {
         symbol: i
@@ -439,7 +435,7 @@ def vocabulary():
 
 
 def write_tokenizer(folder):
-    """As the mirrors have it, its pad_token not what OpenCLIP pads with."""
+    """A tokenizer as the mirrors have it, with another pad_token than OpenCLIP's."""
     folder.mkdir(parents=True)
     (folder / "vocab.json").write_text(json.dumps(vocabulary()))
     (folder / "merges.txt").write_text("#version: 0.2\n")

@@ -653,6 +653,7 @@ def test_a_procedural_person_opens_by_name():
     assert np.array_equal(images.to_uint8(person.targets), drawn.pictures[3:])
     assert person.inputs is None and not person.real and person.captions == drawn.captions[3:]
     assert person.reference_captions == drawn.captions[:3] and person.stems == ["image100", "image101"]
+    assert repr(person) == "Person('people:1009', 3 references, 2 targets, 64 px)" and person == person
 
 
 def test_a_procedural_person_has_the_same_minimum():

@@ -13,6 +13,7 @@ from lib.people.person import load_folder
 from lib.people.picture_files import load_picture, save_picture
 from lib.restoration import person_identity, photographs
 from lib.studies import arms
+from lib.studies import person as studies_person
 
 SIZE = 128
 
@@ -178,6 +179,25 @@ def test_inputs_that_are_perhaps_somebody_else_cause_one_warning(strangers):
     assert len(caught) == 1
     check(own[3:], own[:3], ["x"])
     assert len(caught) == 1
+
+
+def test_a_photograph_of_perhaps_somebody_else_causes_a_warning():
+    known = person_identity.PersonIdentity(scorer="people")
+    with pytest.warns(IdentityWarning, match="ada.png 0.20.*Remedy"):
+        known.check_found(torch.tensor([0.2, -0.1]), "ada.png")
+    with pytest.raises(NotThePersonError, match="0.10"):
+        known.check_found(torch.tensor([0.1, -0.1]), "ada.png")
+
+
+def test_a_person_by_name_is_compared_when_a_recogniser_is_given(strangers, tmp_path):
+    own, stranger, _ = strangers
+    facts = {"source": "drawn", "terms": "invented", "real": False, "scorer": "people"}
+    for k, picture in enumerate(own):
+        save_picture(tmp_path / "ada" / f"{k}.png", picture)
+    assert len(studies_person.open_person(tmp_path / "ada", **facts).references) == 4
+    save_picture(tmp_path / "ada" / "stranger.png", stranger)
+    with pytest.raises(NotThePersonError, match="stranger.png"):
+        studies_person.open_person(tmp_path / "ada", **facts)
 
 
 def test_references_are_embedded_once_for_all_photographs(scene, tmp_path, monkeypatch):

@@ -222,6 +222,12 @@ def test_two_parameters_cells_none_and_no_notebook_are_refused(tmp_path):
             parameters.declared(path)
 
 
+def test_an_installed_copy_without_notebooks_says_what_it_lacks(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
+    with pytest.raises(NotebookError, match="clone the repository"):
+        parameters.find("00_start_here")
+
+
 def test_an_unknown_notebook_is_refused(capsys):
     assert "No such notebook: 99_nothing" in refusal(capsys, "99_nothing")
 
@@ -340,11 +346,16 @@ def test_a_run_ends_in_its_folder_once(small, runs, capsys):
     assert (folder / "small.ipynb").stat().st_mtime_ns > before and not (folder / "checkpoint").exists()
 
 
-def test_a_run_that_lost_a_file_is_not_finished(tmp_path, capsys):
+def test_a_run_that_lost_a_file_is_not_finished(tmp_path, monkeypatch, capsys):
     """Emptied notebooks and deleted pictures were not noticed."""
-    path = notebook(tmp_path / "n.ipynb", f"{WRITE}\nfrom pathlib import Path\nfrom lib.runs import folders\n"
-                    "import os\n(Path(os.environ['WORKBOOK_RUN_FOLDER']) / 'picture.png').write_text('x')")  # fmt: skip
+    path = notebook(tmp_path / "n.ipynb")
     values = parameters.resolve(path)
+
+    def executed(partial, home, folder):
+        record.Record("n", values, 0, "cpu", folder).write()
+        (folder / "picture.png").write_text("x")
+
+    monkeypatch.setattr(runner, "_papermill", executed)
     folder, ran = runner.run(path, values)
     for spoil in (lambda: (folder / "picture.png").unlink(), lambda: (folder / "n.ipynb").write_text("")):
         assert not runner.run(path, values)[1]
@@ -438,13 +449,13 @@ def test_a_list_that_nobody_reads_to_its_end_is_no_error():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_users_own_openmp_setting_reaches_the_kernel(tmp_path, monkeypatch):
-    path = notebook(tmp_path / "n.ipynb", "import lib, os\nprint(os.environ['OMP_WAIT_POLICY'])", WRITE)
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    for steps, own in enumerate(("PASSIVE", "ACTIVE")):
-        folder, _ = runner.run(path, {**parameters.resolve(path), "STEPS": steps})
-        assert nbformat.read(folder / "n.ipynb", 4).cells[2].outputs[0].text == f"{own}\n"
-        monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+@pytest.mark.parametrize("own, holds", [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_wait_passively_unless_a_user_says_otherwise(own, holds):
+    environment = {name: value for name, value in os.environ.items() if "OMP_" not in name}
+    environment |= {"OMP_WAIT_POLICY": own} if own else {}
+    words = [sys.executable, "-c", "import lib, os; print(os.environ['OMP_WAIT_POLICY'])"]
+    done = subprocess.run(words, cwd=paths.ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == holds
 
 
 def test_a_failed_run_keeps_its_partial_notebook_and_resumes(tmp_path, capsys):

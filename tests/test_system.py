@@ -1,4 +1,4 @@
-"""The system B: its parts in closed form, on disk and back, named errors, the tokenizer, and the same classes at full scale."""
+"""The system B: its parts in closed form, on disk and back, fingerprint, tokenizer, the same classes at full scale."""
 
 import copy
 import json
@@ -8,11 +8,19 @@ import pytest
 import tiny_system
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
 
-from lib.errors import WeightsError
+from lib.errors import DeviceError, WeightsError
 from lib.models import system, tiny
+from lib.models.precision import offloaded
+from lib.models.swinir import SwinIR
+from lib.models.system import encoder_from
+from lib.models.system_folder import load_system
 from lib.people import procedural
+from lib.training.trainer import Training
+from lib.training.tunable import tunable
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +55,7 @@ def inputs(B, count=2, seed=0):
 
 
 def test_saved_in_half_precision_and_loaded_exactly(B, folder):
-    back = system.load(folder)
+    back = load_system(folder)
     for name, module in B.modules().items():
         kept = back.modules()[name].state_dict()
         assert kept.keys() == module.state_dict().keys()
@@ -58,7 +66,7 @@ def test_saved_in_half_precision_and_loaded_exactly(B, folder):
 
 
 def test_a_loaded_system_predicts_what_the_halved_one_does(B, folder):
-    halved, back = tiny_system.build(), system.load(folder)
+    halved, back = tiny_system.build(), load_system(folder)
     for module in halved.modules().values():
         module.half().float()
     x, t, hint, prompt, null = inputs(B)
@@ -76,7 +84,7 @@ def test_in_single_precision_nothing_is_lost_and_facts_travel(tmp_path):
     B = tiny_system.build(3).with_(provenance={"made": "here"})
     B.vae.register_to_config(scaling_factor=0.71)
     B.save(tmp_path, torch.float32)
-    back = system.load(tmp_path)
+    back = load_system(tmp_path)
     assert back.fingerprint() == B.fingerprint() and back.provenance == {"made": "here"}
     assert back.vae.config.scaling_factor == 0.71
 
@@ -94,21 +102,21 @@ def test_saving_leaves_the_system_as_it_is(tmp_path):
 def test_a_missing_part_is_named(damaged, part):
     shutil.rmtree(damaged / part)
     with pytest.raises(WeightsError, match=f"{part}.*Remedy"):
-        system.load(damaged)
+        load_system(damaged)
 
 
 def test_missing_weights_and_a_missing_folder_are_named(damaged):
     next((damaged / "vae").glob("*.safetensors")).unlink()
     with pytest.raises(WeightsError, match="no weights.*vae.*Remedy"):
-        system.load(damaged)
+        load_system(damaged)
     with pytest.raises(WeightsError, match="no weights.*nowhere.*Remedy"):
-        system.load(damaged / "nowhere")
+        load_system(damaged / "nowhere")
 
 
 def test_a_missing_provenance_is_named(damaged):
     (damaged / "provenance.json").unlink()
     with pytest.raises(WeightsError, match="provenance.*Remedy"):
-        system.load(damaged)
+        load_system(damaged)
 
 
 @pytest.mark.parametrize("part", list(system.PARTS))
@@ -116,26 +124,97 @@ def test_truncated_weights_are_named(damaged, part):
     file = next((damaged / part).glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-1000])
     with pytest.raises(WeightsError, match=f"{part}.*truncated"):
-        system.load(damaged)
+        load_system(damaged)
 
 
 def test_an_empty_weights_file_and_a_broken_config_are_named(damaged):
     next((damaged / "unet").glob("*.safetensors")).write_bytes(b"")
     with pytest.raises(WeightsError, match="unet.*truncated"):
-        system.load(damaged)
+        load_system(damaged)
     (damaged / "unet" / "config.json").write_text("{")
     with pytest.raises(WeightsError, match="unet.*Remedy"):
-        system.load(damaged)
+        load_system(damaged)
 
 
 def test_weights_of_another_architecture_are_named(damaged):
     config = damaged / "unet" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "block_out_channels": [32, 96]}))
     with pytest.raises(WeightsError, match="another architecture.*unet"):
-        system.load(damaged)
+        load_system(damaged)
     shutil.copytree(damaged / "vae", damaged / "unet", dirs_exist_ok=True)
     with pytest.raises(WeightsError, match="unet"):
-        system.load(damaged)
+        load_system(damaged)
+
+
+def test_weights_that_are_not_finite_are_named(damaged):
+    file = next((damaged / "unet").glob("*.safetensors"))
+    tensors = load_file(file)
+    tensors["conv_in.bias"][3] = float("nan")
+    save_file(tensors, file)
+    with pytest.raises(WeightsError, match="not finite: conv_in.bias.*unet.*Remedy"):
+        load_system(damaged)
+
+
+def test_a_tensor_in_two_files_of_a_part_is_named(damaged):
+    """The second file would override the first in silence."""
+    file = next((damaged / "vae").glob("*.safetensors"))
+    save_file({"quant_conv.bias": torch.zeros(8)}, file.with_name("zz.safetensors"))
+    with pytest.raises(WeightsError, match="twice: quant_conv.bias.*Remedy"):
+        load_system(damaged)
+
+
+def test_a_part_may_lie_in_several_files(B, folder, damaged):
+    file = next((damaged / "unet").glob("*.safetensors"))
+    tensors = load_file(file)
+    save_file({"conv_in.bias": tensors.pop("conv_in.bias")}, file.with_name("second.safetensors"))
+    save_file(tensors, file)
+    assert load_system(damaged).fingerprint() == load_system(folder).fingerprint()
+
+
+def test_an_unknown_device_is_named_before_anything_is_read(tmp_path):
+    with pytest.raises(DeviceError, match="cuda:99.*Remedy"):
+        load_system(tmp_path / "nowhere", "cuda:99")
+
+
+def everything(module):
+    """Parameters and all buffers, also those that no file holds."""
+    return [*module.named_parameters(), *module.named_buffers()]
+
+
+def test_loading_draws_no_random_numbers_and_fills_every_tensor(B, tmp_path):
+    """Networks are built without storage; SwinIR is the cleaner of the full size."""
+    torch.manual_seed(2)
+    swinir = SwinIR(width=12, depths=(2,), heads=2, window=4, mlp_width=16, fold=4, features=8).eval()
+    B.with_(cleaner=swinir).save(tmp_path, torch.float32)
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    back = load_system(tmp_path)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    for name, module in back.modules().items():
+        assert {key: t.device.type for key, t in everything(module) if t.device.type != "cpu"} == {}, name
+        known = dict(everything(B.with_(cleaner=swinir).modules()[name]))
+        assert all(torch.equal(t, known[key]) for key, t in everything(module)), name
+    pictures = tiny_system.pictures(1)
+    assert type(back.cleaner) is SwinIR and torch.equal(back.clean(pictures), B.with_(cleaner=swinir).clean(pictures))
+
+
+def test_adapters_are_not_saved_as_a_system(B, tmp_path):
+    adapted = B.with_(E=tunable(B.E, Training(lora=2)))
+    with pytest.raises(WeightsError, match="save_personal"):
+        adapted.save(tmp_path / "system")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- the device ----
+
+
+def test_a_system_keeps_its_device_while_parts_wait_on_the_cpu():
+    B = tiny_system.build()
+    B.home = torch.device("meta")  # stands for a GPU
+    with offloaded(B, "vae", "cleaner", "text_encoder", "G"):
+        assert B.G.device.type == B.vae.device.type == "cpu"
+        assert B.device.type == B.with_(E=B.E).device.type == "meta"
+    assert tiny_system.build().device.type == tiny_system.build().to("cpu").device.type == "cpu"
 
 
 # ---- the parts in closed form ----
@@ -233,73 +312,131 @@ def test_one_weight_of_any_part_changes_the_fingerprint(B, part):
 
 
 def test_a_fingerprint_survives_disk_device_and_dtype(folder, tmp_path):
-    back = system.load(folder)
+    back = load_system(folder)
     mark = back.fingerprint()
     back.save(tmp_path)
-    assert system.load(tmp_path).to("cpu").fingerprint() == mark
+    assert load_system(tmp_path).to("cpu").fingerprint() == mark
     for module in back.modules().values():
         module.half()  # its weights are halves already, so nothing is lost
     assert back.fingerprint() == mark and len(mark) == 16
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weight: weight.add_(1e-3),
+        lambda weight: weight.data.mul_(2),
+        lambda weight: setattr(weight, "data", weight.data + 1),
+    ],
+    ids=["in place", "through data", "other data"],
+)
+def test_a_fingerprint_is_computed_once_until_a_weight_changes(monkeypatch, change):
+    B, computed, digest = tiny_system.build(), [], system._digest
+    monkeypatch.setattr(system, "_digest", lambda *args: computed.append(1) or digest(*args))
+    first = B.fingerprint()
+    assert B.fingerprint() == first and len(computed) == 1
+    assert B.fingerprint("vae") == B.fingerprint("vae") != B.fingerprint("vae", "cleaner") and len(computed) == 3
+    weight, before = B.E.conv_in.weight, B.E.conv_in.weight.clone()
+    with torch.no_grad():
+        change(weight)
+    assert B.fingerprint() != first
+    with torch.no_grad():
+        weight.copy_(before)
+    assert B.fingerprint() == first
+
+
+def test_a_fingerprint_does_not_depend_on_use_or_on_versions(B, folder):
+    fresh = load_system(folder)
+    mark = fresh.fingerprint()
+    fresh.embed(["a photo of a sks person"])  # the tokenizer notes how it padded
+    fresh.scheduler.register_to_config(_diffusers_version="0.0")
+    assert fresh.fingerprint() == mark == load_system(folder).fingerprint()
+
+
+def with_scheduler(B, **settings):
+    return B.with_(scheduler=DDPMScheduler.from_config(B.scheduler.config, **settings))
+
+
+def with_scaling(B):
+    vae = copy.deepcopy(B.vae)
+    vae.register_to_config(scaling_factor=0.5)
+    return B.with_(vae=vae)
+
+
+def with_another_word(B):
+    tokenizer = copy.deepcopy(B.tokenizer)
+    tokenizer.add_tokens(["zwx"])
+    return B.with_(tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda B: with_scheduler(B, prediction_type="v_prediction"),
+        lambda B: with_scheduler(B, beta_end=0.013),
+        with_scaling,
+        with_another_word,
+    ],
+    ids=["prediction", "betas", "scaling factor", "tokenizer"],
+)
+def test_settings_that_decide_a_prediction_change_the_fingerprint(B, change):
+    assert change(B).fingerprint() != B.fingerprint()
+    assert change(B).fingerprint("vae", "cleaner") == B.fingerprint("vae", "cleaner")
+
+
 # ---- words ----
 
 
-def test_every_word_is_one_token_and_so_is_the_rare_one(tiny):
+def test_every_word_is_one_token_and_so_is_the_rare_one(untrained):
     tokens = {
-        word: tiny.tokenizer(word, add_special_tokens=False).input_ids
+        word: untrained.tokenizer(word, add_special_tokens=False).input_ids
         for word in (*procedural.WORDS, system.RARE_TOKEN)
     }
     assert {word: len(ids) for word, ids in tokens.items() if len(ids) != 1} == {}
     assert len({ids[0] for ids in tokens.values()}) == len(procedural.WORDS) + 1
 
 
-def test_every_caption_fits_and_is_made_of_whole_words(tiny):
+def test_every_caption_fits_and_is_made_of_whole_words(untrained):
     crowd = procedural.people_of("train", 80)
     captions = [procedural.caption(p, p.shot(k)) for p in crowd for k in range(5)]
-    words = {tiny.tokenizer(w, add_special_tokens=False).input_ids[0] for w in procedural.WORDS}
-    ids = tiny.tokenizer(captions).input_ids
-    assert max(map(len, ids)) <= tiny.tokenizer.model_max_length == tiny.TOKENS
-    start, end = tiny.tokenizer.bos_token_id, tiny.tokenizer.eos_token_id
+    words = {untrained.tokenizer(w, add_special_tokens=False).input_ids[0] for w in procedural.WORDS}
+    ids = untrained.tokenizer(captions).input_ids
+    assert max(map(len, ids)) <= untrained.tokenizer.model_max_length == tiny.TOKENS
+    start, end = untrained.tokenizer.bos_token_id, untrained.tokenizer.eos_token_id
     assert all(row[0] == start and row[-1] == end and set(row[1:-1]) <= words for row in ids)
 
 
-def test_no_text_is_unknown(tiny):
+def test_no_text_is_unknown(untrained):
     for text in ("zebra", "Ünïcödé 東京 🙂", "sksy", "a_b-c\t\n"):
-        ids = tiny.tokenizer(text, add_special_tokens=False).input_ids
-        assert ids and tiny.tokenizer.unk_token_id not in ids
-    sks = tiny.tokenizer("sks", add_special_tokens=False).input_ids[0]
-    assert sks not in tiny.tokenizer("sksy", add_special_tokens=False).input_ids  # only the whole word
+        ids = untrained.tokenizer(text, add_special_tokens=False).input_ids
+        assert ids and untrained.tokenizer.unk_token_id not in ids
+    sks = untrained.tokenizer("sks", add_special_tokens=False).input_ids[0]
+    assert sks not in untrained.tokenizer("sksy", add_special_tokens=False).input_ids  # only the whole word
 
 
-def test_a_saved_tokenizer_reads_as_before(tiny, tmp_path):
-    from transformers import CLIPTokenizer
-
-    tiny.tokenizer.save_pretrained(tmp_path)
+def test_a_saved_tokenizer_reads_as_before(untrained, tmp_path):
+    untrained.tokenizer.save_pretrained(tmp_path)
     text = ["a photo of a sks person", "", "a photo of a person with blue eyes , bald, smiling", "zebra"]
-    assert CLIPTokenizer.from_pretrained(tmp_path)(text).input_ids == tiny.tokenizer(text).input_ids
+    assert CLIPTokenizer.from_pretrained(tmp_path)(text).input_ids == untrained.tokenizer(text).input_ids
 
 
-def test_embeddings_depend_on_the_words_and_not_on_the_batch(tiny):
-    both = tiny.embed(["a photo of a sks person", ""])
+def test_embeddings_depend_on_the_words_and_not_on_the_batch(untrained):
+    both = untrained.embed(["a photo of a sks person", ""])
     assert both.shape == (2, tiny.TOKENS, 128) and not torch.allclose(both[0], both[1])
-    assert torch.allclose(both[:1], tiny.embed(["a photo of a sks person"]), atol=1e-5)
+    assert torch.allclose(both[:1], untrained.embed(["a photo of a sks person"]), atol=1e-5)
 
 
 # ---- scales ----
 
 
-def test_the_shipped_scale(tiny):
-    channels = tiny.G.config.in_channels
-    assert (tiny.size, tiny.fold) == (128, 4) and channels == tiny.vae.config.latent_channels
-    assert tiny.encode(tiny_system.pictures(1, size=128)).shape == (1, channels, 16, 16)
-    parameters = sum(p.numel() for m in tiny.modules().values() for p in m.parameters())
+def test_the_shipped_scale(untrained):
+    channels = untrained.G.config.in_channels
+    assert (untrained.size, untrained.fold) == (128, 4) and channels == untrained.vae.config.latent_channels
+    assert untrained.encode(tiny_system.pictures(1, size=128)).shape == (1, channels, 16, 16)
+    parameters = sum(p.numel() for m in untrained.modules().values() for p in m.parameters())
     assert 2 * parameters < 40e6  # bytes in half precision
-    assert (
-        tiny.build_tiny(procedural.WORDS, 0).fingerprint()
-        == tiny.fingerprint()
-        != tiny.build_tiny(procedural.WORDS, 1).fingerprint()
-    )
+    again, other = tiny.build_tiny(procedural.WORDS, 0), tiny.build_tiny(procedural.WORDS, 1)
+    assert again.fingerprint() == untrained.fingerprint() != other.fingerprint()
 
 
 @pytest.fixture(scope="module")
@@ -318,7 +455,7 @@ def full():
             attention_head_dim=(5, 10, 20, 20),
             use_linear_projection=True,
         )
-        return G, system.encoder_from(G)
+        return G, encoder_from(G)
 
 
 def count(module):

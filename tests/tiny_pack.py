@@ -1,4 +1,4 @@
-"""Insightface packs made on the spot: a detector that takes red squares for faces, a recogniser of given weights."""
+"""Small insightface packs for tests: a detector that detects red squares as faces, a recogniser with given weights."""
 
 import numpy as np
 import onnx
@@ -21,7 +21,10 @@ def _save(path, nodes, inputs, outputs, weights):
 
 
 def write_detector(folder):
-    """A pack of one SCRFD-shaped detector: a red 16 px cell is a face, a green 32 px one a face twice as large. Returns its folder."""
+    """Write a pack of one detector of SCRFD's form.
+
+    A red cell of 16 px is a face, a green cell of 32 px a face of twice the size. Returns the folder.
+    """
     constants = {
         "box": np.full((1, 4), 90 / STRIDE, np.float32),
         "kps": (POINTS / STRIDE).astype(np.float32).reshape(1, 10),
@@ -50,7 +53,7 @@ def write_detector(folder):
 
 
 def write_recogniser(path, weights, size=112, batch="n"):
-    """A linear recogniser: the flattened (3, size, size) input times weights (3 * size * size, D). Returns its path."""
+    """Write a linear recogniser: the flattened input (3, size, size) times weights (3 * size^2, D). Return its path."""
     nodes = [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["y"])]
     return _save(
         path,

@@ -1,4 +1,4 @@
-"""A restorer of the same classes as the shipped one, far smaller and untrained: 64 px pictures, 4-channel 8x8 latents."""
+"""A restorer of the same classes as the shipped one, smaller and untrained: 64 px pictures, 4-channel 8x8 latents."""
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -107,3 +107,22 @@ def state(module):
 def same(a, b):
     """Whether two state dicts are equal bit for bit."""
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def changed(before, after):
+    """Names of the networks of two systems, as of a system folder, that differ."""
+    other = after.modules()
+    return [name for name, one in before.modules().items() if not same(one.state_dict(), other[name].state_dict())]
+
+
+def everything(B):
+    """What tuning must leave as it is: weights, gradients, modes, settings, the scheduler's state."""
+    weights = {name: [w for _, w in sorted(module.state_dict().items())] for name, module in B.modules().items()}
+    sums = {name: [w.double().sum().item() for w in tensors] for name, tensors in weights.items()}
+    dtypes = {w.dtype for tensors in weights.values() for w in tensors}
+    flags = [(p.requires_grad, p.grad is None) for module in B.modules().values() for p in module.parameters()]
+    modes = [
+        (m.training, getattr(m, "gradient_checkpointing", None)) for one in B.modules().values() for m in one.modules()
+    ]
+    scheduler = {key: str(value) for key, value in vars(B.scheduler).items()}
+    return sums, dtypes, flags, modes, scheduler, B.vae.config.scaling_factor, B.personal

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from lib import checks
@@ -24,8 +24,14 @@ CARD = "personal.json"
 ADAPTED = (
     "to_q to_k to_v to_out.0 proj_in proj_out net.0.proj net.2 conv1 conv2 conv_shortcut conv time_emb_proj".split()
 )  # every layer of the blocks: adapters on attention alone keep less than half of the identity gain
+NO_SETTINGS = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version"}  # of an adapter's computation
 KEYS = {"token": str, "class_noun": str, "prompt": str, "class_prompt": str, "gamma": float, "steps": list, "seed": int}
 KEYS |= {"references": str, "base": str, "changed": list, "files": dict}
+
+
+def adapter_config(rank):
+    """peft's settings of the adapters that this workbook tunes, of rank `rank`; their scale is 1."""
+    return LoraConfig(r=rank, lora_alpha=rank, target_modules=list(ADAPTED), init_lora_weights="gaussian")
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Personal:
     """What belongs to tuned weights: the text pivot, gamma, and on what they were tuned.
 
     Args: token, the rare token, "" for weights that were tuned without a text pivot; class_noun, such as "person";
-    gamma, in [0, 1], section IV-C; steps, (textual, model); seed; references, the `picture_hash` of the reference pictures.
+    gamma, in [0, 1], section IV-C; steps, (textual, model); seed; references, `picture_hash` of the reference pictures.
     """
 
     token: str = RARE_TOKEN
@@ -73,6 +79,8 @@ def save(folder, B_p):
             f"not a tuned system: {folder}. Remedy: save what textual_pivot or dual_pivot returned."
         )
     changed = [part for part in FIELD.values() if getattr(B_p, part) is not getattr(base, part)]
+    if not changed:
+        raise PersonalWeightsError(f"nothing was tuned: G and E are the base's: {folder}. Remedy: tune one of them.")
     card = {**asdict(B_p.personal), "steps": list(B_p.personal.steps), "prompt": B_p.personal.prompt}
     card |= {"class_prompt": B_p.personal.class_prompt, "base": base.fingerprint(), "changed": changed}
     with atomic_write(folder) as aside:
@@ -144,6 +152,7 @@ def read_card(folder, base):
         raise PersonalWeightsError(
             f"damaged personal weights: {folder}: changed since saving: {differ}. Remedy: save again."
         )
+    _check_files(card, folder)
     if card["base"] != base.fingerprint():
         raise PersonalWeightsError(
             f"personal weights of another base: {folder} needs {card['base']}, this system is {base.fingerprint()}. "
@@ -162,9 +171,21 @@ def _check_card(card, folder):
         raise PersonalWeightsError(f"damaged card: {folder / CARD}: {error}") from error
     personal = personal_of(card)
     prompts = card["prompt"] == personal.prompt and card["class_prompt"] == personal.class_prompt
-    if card["changed"] not in (["G"], ["E"], ["G", "E"]) or not prompts:
+    steps = len(personal.steps) == 2 and all(type(count) is int and count >= 0 for count in personal.steps)
+    if card["changed"] not in (["G"], ["E"], ["G", "E"]) or not prompts or not steps:
         raise PersonalWeightsError(
             f"damaged card: {folder / CARD}: its fields contradict each other. Remedy: save again."
+        )
+
+
+def _check_files(card, folder):
+    """Raises PersonalWeightsError unless a folder holds weights of each part that changed, and of no other."""
+    found = sorted({Path(file).parts[0].removesuffix(".safetensors") for file in card["files"]})
+    expected = sorted(name for name, part in FIELD.items() if part in card["changed"])
+    if found != expected:
+        raise PersonalWeightsError(
+            f"damaged personal weights: {folder} holds {', '.join(found) or 'none'}, its card names "
+            f"{', '.join(expected)}. Remedy: save again."
         )
 
 
@@ -190,10 +211,15 @@ def _read(folder, name, original):
 
 
 def check_loaded(network, state, adapter="default"):
-    """Raises ValueError unless a file of adapters holds exactly the finite tensors that ADAPTED layers have."""
-    config = network.peft_config[adapter]
-    if sorted(config.target_modules) != sorted(ADAPTED):
-        raise ValueError(f"adapters on other layers: {sorted(config.target_modules)[:3]}")
+    """Raises ValueError unless a file of adapters holds exactly the finite tensors that ADAPTED layers have.
+
+    Their settings must be those of `adapter_config`: peft would read others as another network.
+    """
+    config = network.peft_config[adapter].to_dict()
+    expected = adapter_config(config["r"]).to_dict()
+    differ = sorted(key for key in expected.keys() - NO_SETTINGS if config.get(key) != expected[key])
+    if differ:
+        raise ValueError(f"adapters with other settings: {differ[0]} is {str(config.get(differ[0]))[:40]}")
     expected = get_peft_model_state_dict(network, adapter_name=adapter).keys()
     if differ := sorted(expected ^ state.keys()):
         raise ValueError(f"{len(differ)} tensors missing or unknown: {differ[0]}")

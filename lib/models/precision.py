@@ -6,6 +6,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 
 import torch
+from torch.nn.utils import get_total_norm
 
 from lib import checks
 from lib.errors import RangeError
@@ -80,6 +81,7 @@ def lowered(network, dtype):
     if weights[0].dtype == DTYPES[dtype]:
         return network
     versions = [(weight.data_ptr(), weight._version) for weight in weights]
+    versions.append(float(get_total_norm(weights)))  # assignments through .data leave the versions as they are
     if _copies.get(network, (None, None))[:2] != (dtype, versions):
         _copies[network] = (dtype, versions, copy.deepcopy(network).to(DTYPES[dtype]))
     return _copies[network][2]
@@ -104,7 +106,7 @@ def move_to_device(B, others=()):
         return
     for network in [network for other in others for network in (other.G, other.E)]:
         if network is not B.G and network is not B.E:
-            network.to("cpu")
+            _to_cpu(network)
     for network in (B.G, B.E):
         network.to(B.device)
 
@@ -117,9 +119,15 @@ def offloaded(B, *names):
     """
     parts = [(getattr(B, name), getattr(B, name).device) for name in names]
     for part, _ in parts:
-        part.to("cpu")
+        _to_cpu(part)
     try:
         yield
     finally:
         for part, device in parts:
             part.to(device)
+
+
+def _to_cpu(network):
+    """Move a network to the CPU, and forget its copy in another dtype, which would stay on the GPU."""
+    _copies.pop(network, None)
+    network.to("cpu")

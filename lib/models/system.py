@@ -186,17 +186,22 @@ class System:
         checkpoints record it. It is computed once, until a weight changes.
         """
         modules = {name: module for name, module in self.modules().items() if not parts or name in parts}
-        versions = [(w.data_ptr(), w._version) for module in modules.values() for w in module.parameters()]
-        rest = "" if parts else self._settings()
+        settings = "" if parts else self._settings()
+        seen = _versions(modules), settings
         cache = self.__dict__.setdefault("_fingerprints", {})
-        if cache.get(parts, (None, None))[0] != (versions, rest):
-            cache[parts] = (versions, rest), _digest(modules, rest)
+        if cache.get(parts, (None, None))[0] != seen:
+            cache[parts] = seen, _digest(modules, settings)
         return cache[parts][1]
 
     def _settings(self):
-        """The settings besides weights that decide a prediction, as text."""
-        tokens = self.tokenizer.backend_tokenizer.to_str(), self.tokenizer.pad_token, self.tokenizer.model_max_length
-        return json.dumps([self.vae.config.scaling_factor, self.fold, dict(self.scheduler.config), tokens], default=str)
+        """The settings besides weights that decide a prediction, as text: the same before and after saving."""
+        tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        names = ("added_tokens", "normalizer", "pre_tokenizer", "post_processor", "model")  # padding is that of a call
+        tokens = [tokenizer.get(name) for name in names], self.tokenizer.pad_token, self.tokenizer.model_max_length
+        # names with an underscore are notes of diffusers, such as its version
+        scheduler = {name: value for name, value in self.scheduler.config.items() if not name.startswith("_")}
+        settings = [self.vae.config.scaling_factor, self.fold, scheduler, tokens]
+        return json.dumps(settings, default=str, sort_keys=True)
 
     def save(self, folder, dtype=torch.float16):
         """Write a system folder in diffusers' layout, safetensors in `dtype`; whole or not at all.
@@ -219,8 +224,15 @@ class System:
         personal_weights.save(folder, self)
 
 
-def _digest(modules, rest):
-    digest = hashlib.sha256(rest.encode())
+def _versions(modules):
+    """What differs after any change of a weight, and is quick to compute."""
+    weights = [weight for module in modules.values() for weight in module.state_dict().values()]
+    # a change through `weight.data` keeps address and version, but hardly the sum
+    return [(weight.data_ptr(), weight._version, float(weight.sum())) for weight in weights]
+
+
+def _digest(modules, settings):
+    digest = hashlib.sha256(settings.encode())
     for name, module in modules.items():
         for key, tensor in sorted(module.state_dict().items()):
             digest.update(f"{name}.{key}".encode() + tensor.detach().cpu().float().numpy().tobytes())

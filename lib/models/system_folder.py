@@ -8,6 +8,7 @@ from diffusers import DDPMScheduler
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from lib import checks
 from lib.errors import WeightsError
 from lib.models.system import FIELD, OTHERS, PARTS, System
 from lib.paths import from_root
@@ -17,9 +18,9 @@ def load_system(folder="data/system", device="cpu"):
     """The system of a folder, frozen, in float32 on `device`.
 
     Args: folder, seen from the repository; device, a torch device's name. Returns a System.
-    Raises WeightsError where a part is missing, truncated, not finite or of another architecture.
+    Raises WeightsError where a part is missing, truncated, not finite or of another architecture, DeviceError.
     """
-    folder = from_root(folder)
+    folder, device = from_root(folder), checks.device(str(device))
     parts = {FIELD.get(name, name): _load_part(cls, folder / name) for name, cls in PARTS.items()}
     for cls, file in ((CLIPTokenizer, "tokenizer/tokenizer.json"), (DDPMScheduler, "scheduler/scheduler_config.json")):
         with _reading(folder / file):

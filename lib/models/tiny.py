@@ -1,4 +1,4 @@
-"""The untrained system of the tiny scale, and a CLIP tokenizer over bytes with a small vocabulary."""
+"""The untrained system at the tiny scale, and its tokenizer with a small vocabulary."""
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -8,11 +8,14 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lib.models.system import RARE_TOKEN, Cleaner, System, ddpm, encoder_from
 
-TOKENS = 40  # the longest caption fits, with its two marks
+TOKENS = 40  # enough for the longest caption and its two end marks
 
 
 def build_tiny(words, seed=0, latent_channels=12):
-    """An untrained system of the tiny scale: 128 px pictures, 16x16 latents."""
+    """Build an untrained system at the tiny scale: pictures of 128 px, latents of 16x16.
+
+    Args: words, the vocabulary; seed, of the weights; latent_channels, of the autoencoder. Returns a System.
+    """
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(words)
     text_encoder = CLIPTextModel(
@@ -67,16 +70,13 @@ def build_tiny(words, seed=0, latent_channels=12):
 
 
 def build_tokenizer(words):
-    """A CLIP tokenizer over bytes in which each of `words`, and the rare token "sks", is one token.
+    """Build a CLIP tokenizer in which each of `words`, and the rare token "sks", is one token.
 
-    Every byte stays a symbol, so no text is unknown.
+    Every byte is a symbol, too, so it can read any text.
     """
-    symbols = [a + end for end in ("", "</w>") for a in sorted(ByteLevel.alphabet())] + [
-        "<|startoftext|>",
-        "<|endoftext|>",
-    ]
+    symbols = [letter + end for end in ("", "</w>") for letter in sorted(ByteLevel.alphabet())]
+    symbols += ["<|startoftext|>", "<|endoftext|>"]
     tokenizer = CLIPTokenizer(vocab={symbol: i for i, symbol in enumerate(symbols)}, merges=[], model_max_length=TOKENS)
-    tokenizer.add_tokens(
-        [AddedToken(word, single_word=True, normalized=False) for word in (*words, RARE_TOKEN) if len(word) > 1]
-    )
+    longer = [word for word in (*words, RARE_TOKEN) if len(word) > 1]
+    tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=False) for word in longer])
     return tokenizer

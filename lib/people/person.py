@@ -16,7 +16,7 @@ from lib.people.picture_files import load_picture, safe_name
 FIRST_TARGET = 100  # number of the first shot of a procedural person that is not a reference
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)  # tensors do not compare or print in a line
 class Person:
     """One person's pictures, aligned: references to learn from, inputs to restore, and their ground truth.
 
@@ -36,6 +36,11 @@ class Person:
     captions: list | None = None  # N texts
     photographs: list | None = None  # N pairs: the file, and the (2, 3) matrix from its pixels to those of the crop
     scorer: str | None = None  # the recogniser that knows such faces; None for procedural people
+
+    def __repr__(self):
+        counts = {part: getattr(self, part) for part in ("references", "inputs", "targets")}
+        parts = [f"{len(pictures)} {part}" for part, pictures in counts.items() if pictures is not None]
+        return f"Person({self.name!r}, {', '.join(parts)}, {self.references.shape[-1]} px)"
 
 
 def procedural_person(name, size=128, references=10, inputs=4):

@@ -58,22 +58,22 @@ class PersonIdentity:
             warnings.warn(f"Perhaps not the same person: {message}. {advice}", IdentityWarning, stacklevel=2)
 
     def check_inputs(self, inputs, references, names):
-        """Warn (IdentityWarning) of inputs (N, 3, S, S) whose identity with the references is below UNSURE_INPUT.
+        """Warn (IdentityWarning) of aligned inputs whose identity with the references is below UNSURE_INPUT.
 
-        Nothing is refused here: heavy degradation lowers the identity of the person, too.
+        Nothing is refused here, because heavy degradation lowers the identity of the person, too.
+        Args: inputs, (N, 3, S, S) in [-1, 1]; references, (R, 3, S, S); names, N texts for messages.
         """
         values = self.with_references(inputs, references)  # (N,)
         low = [f"{name} {value:.2f}" for name, value in zip(names, values) if value < UNSURE_INPUT]
         if low:
-            warnings.warn(
-                f"Perhaps not the person, or heavily degraded: identity of inputs with the references "
-                f"{', '.join(low)}. Remedy: look at them; take away those that show somebody else.",
-                IdentityWarning,
-                stacklevel=2,
-            )
+            _warn_of_inputs(", ".join(low))
 
     def check_found(self, identities, where):
-        """Raises NotThePersonError if none of the faces of a photograph has an identity of at least LEAST."""
+        """Check that one of the faces of a photograph is the person.
+
+        Args: identities, (F,), of its faces with the references; where, what messages call the photograph.
+        Raises NotThePersonError if all are below LEAST; warns (IdentityWarning) if all are below UNSURE_INPUT.
+        """
         best = float(identities.max())
         if best < LEAST:
             raise NotThePersonError(
@@ -81,3 +81,14 @@ class PersonIdentity:
                 f"{best:.2f}, and at least {LEAST} is needed. Remedy: use another photograph, a crop of the person, or "
                 "references nearer in age."
             )
+        if best < UNSURE_INPUT:
+            _warn_of_inputs(f"{where} {best:.2f}")
+
+
+def _warn_of_inputs(values):
+    warnings.warn(
+        f"Perhaps not the person, or heavily degraded: identity of inputs with the references {values}. "
+        "Remedy: look at them; take away those that show somebody else.",
+        IdentityWarning,
+        stacklevel=3,
+    )

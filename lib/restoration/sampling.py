@@ -3,6 +3,7 @@
 import copy
 from numbers import Integral
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.utils.torch_utils import randn_tensor
@@ -63,25 +64,27 @@ def restore(
 def _prompt_and_gamma(B, prompt, gamma, allow_untuned_steps):
     """The prompt and gamma of a restoration: those asked for, else the system's own."""
     tuned = B.personal
+    if prompt is None:
+        prompt = tuned.prompt if tuned else ""
     if gamma is None:
         gamma = tuned.gamma if tuned else 0.0
     gamma = checks.fraction("gamma", gamma)
-    untuned = tuned and tuned.prompt and gamma < tuned.gamma and prompt in (None, tuned.prompt)
+    untuned = tuned and tuned.prompt and prompt and B.prompted_below(gamma) > B.prompted_below(tuned.gamma)
     if untuned and not allow_untuned_steps:
         raise RangeError(
             f"gamma out of range: {gamma:g}, but G was tuned with {tuned.gamma:g} and never had its prompt at the "
             "steps between. Remedy: leave gamma out, tune with this one, or pass allow_untuned_steps=True."
         )
-    if prompt is None:
-        prompt = tuned.prompt if tuned else ""
     return prompt, gamma
 
 
 def check_seeds(seeds, count):
     """One seed for each of `count` pictures, as a list; a single whole number counts on. Raises SeedError."""
+    if isinstance(seeds, (torch.Tensor, np.ndarray)):
+        seeds = seeds.tolist()  # a number for a tensor without axes
     if isinstance(seeds, Integral) and not isinstance(seeds, bool):
         seeds = range(int(seeds), int(seeds) + count)
-    seeds = seeds.tolist() if torch.is_tensor(seeds) else list(seeds) if hasattr(seeds, "__iter__") else [seeds]
+    seeds = list(seeds) if hasattr(seeds, "__iter__") else [seeds]
     right = all(isinstance(s, Integral) and not isinstance(s, bool) and 0 <= s < 2**63 for s in seeds)
     if len(seeds) != count or not right:
         raise SeedError(f"seeds {seeds[:8]} for {count} pictures. Remedy: give one whole number >= 0 for each picture.")
@@ -168,11 +171,13 @@ class PriorDenoiser:
 def generate(B, prompt, seeds, steps=50, w=7.5, batch=4, precision=Precision()):
     """Pictures that G alone generates of a prompt: DreamBooth's class images, for prior preservation (eq. 2).
 
-    Args: B; prompt; seeds, whole numbers; steps; w, the guidance usual for Stable Diffusion; batch; precision.
-    Returns (N, 3, S, S) in [-1, 1] on the CPU. Raises RangeError.
+    Args: B; prompt; seeds, N whole numbers; steps, batch and precision as of `restore`; w, the guidance usual for
+    Stable Diffusion. Returns (N, 3, S, S) in [-1, 1] on the CPU. Raises RangeError, SeedError.
     """
-    steps, low, made = checks.whole("steps", steps, least=2), precision.sampling(B), []
-    for chunk in torch.as_tensor(seeds).split(batch):
+    steps = checks.whole("steps", steps, least=2, most=B.scheduler.config.num_train_timesteps)
+    w, batch, seeds = checks.finite("w", w), checks.whole("batch", batch, least=1), check_seeds(seeds, len(seeds))
+    low, made = precision.sampling(B), []
+    for chunk in torch.tensor(seeds).split(batch):
         denoise = PriorDenoiser(low, prompt, len(chunk), w, precision)
         made.append(B.in_chunks(B.decode, sample(denoise, B.scheduler, steps, chunk.tolist())).cpu())
     return torch.cat(made)

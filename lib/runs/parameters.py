@@ -41,7 +41,12 @@ def find(name):
     for path in (Path(name), paths.NOTEBOOKS / f"{Path(name).stem}.ipynb"):
         if path.suffix == ".ipynb" and path.is_file():
             return path.resolve()
-    known = ", ".join(sorted(path.stem for path in paths.NOTEBOOKS.glob("*.ipynb"))) or "none yet"
+    known = ", ".join(sorted(path.stem for path in paths.NOTEBOOKS.glob("*.ipynb")))
+    if not known:
+        raise NotebookError(
+            f"No notebooks in {paths.NOTEBOOKS}. Remedy: clone the repository and install it in place "
+            "(pip install --editable .); an installed copy of lib has neither notebooks nor data."
+        )
     raise NotebookError(f"No such notebook: {name}. Remedy: use one of these: {known}.")
 
 

@@ -13,7 +13,6 @@ from lib.models.precision import Precision, move_to_device
 from lib.people import procedural
 from lib.people.person import load_folder, procedural_person
 from lib.people.picture_files import load_picture, save_picture
-from lib.restoration.person_identity import PersonIdentity
 from lib.restoration.photographs import PersonFinder
 from lib.restoration.sampling import generate
 from lib.training.pivots import prepare
@@ -35,11 +34,13 @@ def open_person(name, recipe="tiny", size=128, *, references=10, inputs=4, align
         identity.recogniser(scorer)
     if str(name).startswith("people:"):
         return _procedural(name, recipe, size, references, inputs)
-    finder = PersonFinder(aligner, scorer, size) if aligner else None
-    check = PersonIdentity(aligner, scorer).check_references if scorer else None
+    known = PersonFinder(aligner, scorer, size) if aligner or scorer else None
     limits = dict(references=references, inputs=inputs)
-    checks = dict(find_person=finder, check_references=check)
-    return load_folder(name, size, aligner or None, **limits, **checks, scorer=scorer or None, **facts)
+    checks = dict(find_person=known if aligner else None, check_references=known.check_references if known else None)
+    person = load_folder(name, size, aligner or None, **limits, **checks, scorer=scorer or None, **facts)
+    if known and not aligner and person.inputs is not None:  # in photographs, inputs are checked where they are found
+        known.check_inputs(person.inputs, person.references, person.stems)
+    return person
 
 
 def _procedural(name, recipe, size, references, inputs):

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from lib.models.detector import STRIDES, Detector
 from lib.training.evaluation_pretraining import jitter
-from lib.training.trainer import fit
+from lib.training.pretraining import fit
 
 SIZES = ((14, 48), (32, 96), (64, 192), (128, 512))  # each level detects faces whose larger side is in this range, px
 CANVAS = 192  # side of a training picture, px; some steps use 2 or 3 times the side and 1/4 or 1/9 of the pictures

@@ -10,7 +10,7 @@ from torch import nn
 
 from lib.models.evaluation_networks import ARCFACE_SIZE, HALF_PIXEL, Features, Landmarker, Perceptual, Recogniser
 from lib.people.alignment import to_arcface
-from lib.training.trainer import fit
+from lib.training.pretraining import fit
 
 
 def arcface_loss(embedding, person, centres, margin=0.2, scale=20.0):

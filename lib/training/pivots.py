@@ -15,7 +15,7 @@ from lib.models.system import GAMMA, RARE_TOKEN
 from lib.training.trainer import Training, train
 from lib.training.tunable import check_trained, restrict_to_published, settle, tunable
 
-UNUSED = ("vae", "cleaner", "text_encoder")  # by tuning: latents, hints and text embeddings are computed before it
+PARTS = ("vae", "cleaner", "text_encoder", "G", "E")  # latents, hints and text embeddings are computed before tuning
 TINY = Training(steps=120, lr=2e-4), Training(steps=50, lr=1e-4)
 PAPER = Training(steps=2500, lr=8e-6, batch=1), Training(steps=800, lr=5e-5, batch=1)  # appendix C
 
@@ -76,22 +76,22 @@ def textual_pivot(
     alone. With `prior`, eq. 2's second term preserves the class.
     Args: B, the blind system; data, the person's `prepare`d references; class_noun; training, None for
     `default_trainings`; token; gamma in [0, 1]: only steps t < (1 - gamma) T are tuned (section IV-C); prior,
-    `prepare`d pictures of other people; weight of the prior's term.
-    Returns the system {G_p, E}, frozen, with its `personal` settings. Raises PictureError when data is not prepared,
-    RangeError, CheckpointError, TrainingError.
+    `prepare`d pictures of other people; weight of the prior's term. B is frozen.
+    Returns the system {G_p, E}, frozen, with its `personal` settings. Raises PictureError when data or prior is not
+    prepared, RangeError, CheckpointError, TrainingError, PersonalWeightsError (adapters of another rank in B).
     """
-    training, personal = (
-        training or default_trainings(B)[0],
-        Personal(token, class_noun, checks.fraction("gamma", gamma)),
-    )
-    personal = replace(personal, steps=(training.steps, 0), seed=training.seed, references=_prepared(data).references)
-    if personal.prompt == personal.class_prompt or not token:
+    training = training or default_trainings(B)[0]
+    personal = Personal(token, class_noun, checks.fraction("gamma", gamma), _steps(B, textual=training.steps))
+    personal = replace(personal, seed=training.seed, references=_prepared(data).references)
+    prior = None if prior is None else _prepared(prior)
+    if not token.strip():
         raise RangeError(f"token out of range: {token!r}. Remedy: give a rare word, such as {RARE_TOKEN!r}.")
-    G, frozen = tunable(B.freeze().G, training), training.precision.frozen(B.E) if in_context else B.E
-    loss = TextualLoss(B.with_(G=G, E=frozen), data, personal, training.batch, in_context, prior, weight)
+    G = tunable(B.freeze().G, training)
+    E = training.precision.frozen(B.E) if in_context else B.E
+    loss = TextualLoss(B.with_(G=G, E=E), data, personal, training.batch, in_context, prior, weight)
     name = "G in context" if in_context else "G alone"
-    known_by = [*data_known_by(data, prior, weight), personal.prompt, str(gamma), *_weights(B, in_context)]
-    with offloaded(B, *UNUSED, "G", *([] if frozen is B.E and in_context else ["E"])):
+    known_by = [*data_known_by(data, prior, weight), *_settings(personal), *_weights(B, in_context)]
+    with offloaded(B, *_waiting(B, G, *([E] if in_context else []))):
         train(name, [G], loss, training, known_by)
     return B.personalised(personal, G=settle(G, training))
 
@@ -108,15 +108,16 @@ def model_pivot(B_p, data, training=None, *, trained="all"):
     """
     training = training or default_trainings(B_p)[1]
     check_trained(trained, training.lora)
-    personal = B_p.personal or Personal(token="", references=_prepared(data).references)
-    E, frozen = tunable(B_p.freeze().E, training), training.precision.frozen(B_p.G)
+    blind = Personal(token="", seed=training.seed, references=_prepared(data).references)
+    personal = replace(B_p.personal or blind, steps=_steps(B_p, model=training.steps))
+    E = tunable(B_p.freeze().E, training)
     if trained == "repo150":
         restrict_to_published(E)
-    loss = ModelLoss(B_p.with_(E=E, G=frozen), data, personal, training.batch)
-    known_by = [*data_known_by(data), personal.prompt, str(personal.gamma), trained, *_weights(B_p, True)]
-    with offloaded(B_p, *UNUSED, "E", *([] if frozen is B_p.G else ["G"])):
+    G = training.precision.frozen(B_p.G)
+    loss = ModelLoss(B_p.with_(E=E, G=G), data, personal, training.batch)
+    known_by = [*data_known_by(data), *_settings(personal), trained, *_weights(B_p, True)]
+    with offloaded(B_p, *_waiting(B_p, G, E)):
         train("E", [E], loss, training, known_by)
-    personal = replace(personal, steps=(personal.steps[0], training.steps))
     return B_p.personalised(personal, E=settle(E, training))
 
 
@@ -167,7 +168,7 @@ class TextualLoss:
         self.B, self.batch, self.in_context = B, batch, in_context
         self.null, self.prompt, self.class_prompt = B.embed(["", personal.prompt, personal.class_prompt])  # (L, D)
         self.t_end = max(1, B.prompted_below(personal.gamma))
-        self.terms = [(data, self.prompt, 1.0)] + ([(prior, self.class_prompt, weight)] if prior else [])
+        self.terms = [(data, self.prompt, 1.0)] + ([(prior, self.class_prompt, weight)] if prior is not None else [])
 
     def __call__(self, g):
         for data, prompt, weight in self.terms:
@@ -201,13 +202,30 @@ def _prepared(data):
     return data
 
 
+def _steps(B, textual=0, model=0):
+    """Steps of both pivots after further ones: those that the system was tuned for already count."""
+    before = B.personal.steps if B.personal else (0, 0)
+    return before[0] + textual, before[1] + model
+
+
+def _waiting(B, *used):
+    """Names of the parts that tuning does not use. A frozen copy may share its weights with one, which is used then."""
+    held = {id(weight) for network in used for weight in network.parameters()}
+    return [name for name in PARTS if not any(id(weight) in held for weight in getattr(B, name).parameters())]
+
+
 def data_known_by(data, prior=None, weight=1.0):
     """By what a checkpoint recognises its data: hashes where there are some, else the tensors themselves."""
     known_by = []
     for one in (data, prior):
         if one is not None:
             known_by += [one.source] if one.source else [one.latents, one.hints]
-    return [*known_by, str(weight)]
+    return [*known_by, str(float(weight))]
+
+
+def _settings(personal):
+    """What a checkpoint's personal settings are recognised by."""
+    return personal.prompt, personal.class_prompt, str(personal.gamma)
 
 
 def _weights(B, with_E):

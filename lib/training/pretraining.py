@@ -8,8 +8,27 @@ import torch
 import torch.nn.functional as F
 from diffusers.training_utils import compute_snr
 
+from lib.models.precision import Precision
 from lib.models.system import CLASS_PROMPT
-from lib.training.trainer import fit
+from lib.training.trainer import Training, train
+
+
+def fit(name, modules, loss_of, *, steps, lr, seed=0, device="cpu", folder=None, every=500, amp=False, ema=0.9995):
+    """Train whole modules with warm-up and cosine decay, gradients clipped at 1; the averaged weights are kept.
+
+    Args: name, modules, as of `lib.training.trainer.train`; loss_of(generator), where the generator is on `device`;
+    steps, lr, seed, folder, every, ema, as of `Training`; amp, bfloat16. Returns the losses. Raises as `train`.
+    """
+    precision = Precision("bfloat16" if amp else "float32")
+    options = dict(steps=steps, lr=lr, seed=seed, folder=str(folder or ""), every=every, precision=precision)
+    for module in modules:
+        module.requires_grad_(True)
+
+    def on_device(g):
+        return loss_of(torch.Generator(device).manual_seed(g.initial_seed()))
+
+    training = Training(schedule="cosine", betas=(0.9, 0.99), clip=1.0, ema=ema, **options)
+    return train(name, modules, on_device, training)
 
 
 def fit_autoencoder(B, pool, *, batch=4, kl=1e-4, **options):

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from lib import checks
-from lib.errors import CheckpointError, TrainingError
+from lib.errors import CheckpointError, RangeError, TrainingError
 from lib.models.precision import Precision
 from lib.paths import atomic_write
 
@@ -23,9 +23,9 @@ class Training:
     """Settings of one training. Paper, appendix C: AdamW, 2500 steps at 8e-6 for G, 800 at 5e-5 for E, batch 1.
 
     Args: steps, batch >= 1; lr > 0, the learning rate; lora, the rank of adapters, 0 for full weights; seed; schedule,
-    "constant" or "cosine" (with warm-up); betas of AdamW; clip, the largest gradient norm, 0 for none; ema, decay of
-    the average that replaces the last weights, 0 for none; folder for checkpoints, "" for none; every, steps between
-    checkpoints; quiet, no progress bar; precision, lib.models.precision.Precision. Raises RangeError.
+    "constant" or "cosine" (with warm-up); betas of AdamW, in [0, 1); clip >= 0, the largest gradient norm, 0 for none;
+    ema, decay of the average that replaces the last weights, 0 for none; folder for checkpoints, "" for none; every,
+    steps between checkpoints; quiet, no progress bar; precision, lib.models.precision.Precision. Raises RangeError.
     """
 
     steps: int = 200
@@ -45,10 +45,14 @@ class Training:
     def __post_init__(self):
         for name in ("steps", "batch", "every"):
             checks.whole(name, getattr(self, name), least=1)
-        for name in ("lora", "seed"):
-            checks.whole(name, getattr(self, name))
+        checks.whole("lora", self.lora)
+        checks.whole("seed", self.seed, most=2**63 - 1)
         checks.positive("lr", self.lr)
-        checks.fraction("ema", self.ema)
+        for name, value in (("ema", self.ema), *(("betas", beta) for beta in self.betas)):
+            if checks.fraction(name, value) == 1:
+                raise RangeError(f"{name} out of range: {value!r}. Remedy: give a number below 1.")
+        if checks.finite("clip", self.clip) < 0:
+            raise RangeError(f"clip out of range: {self.clip!r}. Remedy: give a norm above 0, or 0 for none.")
         checks.choice("schedule", self.schedule, ("constant", "cosine"))
 
 
@@ -58,10 +62,11 @@ def train(name, modules, loss_of, options, known_by=()):
     Args: name, of the progress bar and the checkpoint; modules, list of torch modules, whose weights that require
     gradients are trained; loss_of(generator), the loss of one step, or its terms one after the other: each term has
     its own backward pass, so only one graph is in memory; options, Training; known_by, texts and tensors that decide
-    the result: a checkpoint of others is refused.
-    Raises CheckpointError (another training's checkpoint, or unreadable), TrainingError (the loss is not finite).
+    the result: a checkpoint of others is refused. The generators are the CPU's, so draws are the same on every device.
+    Raises CheckpointError (another training's checkpoint, or unreadable), TrainingError (no weight requires gradients,
+    or the loss or a weight is not finite).
     """
-    state = State(modules, options)
+    state = State(name, modules, options)
     path = Path(options.folder) / f"{name}.pt" if options.folder else None
     settings = _settings(options, (*state.weights, *known_by)) if path else None
     state.resume(path, settings, options.steps)
@@ -72,31 +77,32 @@ def train(name, modules, loss_of, options, known_by=()):
     bar = tqdm(range(done, options.steps), **shown)
     with interruption() as stop, bar:
         for step in bar:
-            state.step(loss_of, generator(options.seed, name, step, state.device), name)
+            state.step(loss_of, generator(options.seed, name, step))
             if step % 10 == 0:
                 bar.set_postfix_str(f"loss {state.recent():.4f}", refresh=False)
             last = step + 1 == options.steps
             if path and (stop.is_set() or last or (step + 1) % options.every == 0):
-                state.check_finite(name)
+                state.check_finite()
                 state.checkpoint(path, settings)
             if stop.is_set():
                 raise KeyboardInterrupt(f"stopped after step {step + 1} of {options.steps} ({name})")
-    state.check_finite(name)
     return state.finish()
 
 
-def generator(seed, name, step, device="cpu"):
+def generator(seed, name, step):
     """The random generator of one step of one training: the same wherever the training is resumed."""
     digest = hashlib.sha256(f"{seed} {name} {step}".encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 class State:
     """What changes during a training: weights, their average, optimiser, schedule and losses."""
 
-    def __init__(self, modules, options):
-        self.modules, self.options = torch.nn.ModuleList(modules), options
+    def __init__(self, name, modules, options):
+        self.name, self.modules, self.options = name, torch.nn.ModuleList(modules), options
         self.weights = [weight for weight in self.modules.parameters() if weight.requires_grad]
+        if not self.weights:
+            raise TrainingError(f"{name}: no weight requires gradients. Remedy: module.requires_grad_(True).")
         self.device = self.weights[0].device
         self.optimiser = torch.optim.AdamW(self.weights, lr=options.lr, betas=options.betas, fused=True)
         self.schedule = self.average = None
@@ -108,7 +114,7 @@ class State:
             self.average = AveragedModel(self.modules, multi_avg_fn=get_ema_multi_avg_fn(decay))
         self.losses = []
 
-    def step(self, loss_of, g, name):
+    def step(self, loss_of, g):
         """One step of the optimiser."""
         self.optimiser.zero_grad()
         total = torch.zeros((), device=self.device)
@@ -117,7 +123,7 @@ class State:
             total += term.detach()
         self.losses.append(total)
         if self.device.type == "cpu" or len(self.losses) % 10 == 1:  # reading a loss makes a GPU wait
-            self.check_finite(name)
+            self.check_loss()
         if self.options.clip:
             torch.nn.utils.clip_grad_norm_(self.weights, self.options.clip)
         self.optimiser.step()
@@ -139,11 +145,21 @@ class State:
                 return
             yield term
 
-    def check_finite(self, name):
+    def check_loss(self):
         """Raises TrainingError when the last loss is not finite."""
         if not torch.isfinite(self.losses[-1]):
+            first = 1 + torch.stack(self.losses).isfinite().tolist().index(False)
             raise TrainingError(
-                f"{name} diverged: its loss is {float(self.losses[-1])} at step {len(self.losses)}. "
+                f"{self.name} diverged: its loss is {float(self.losses[first - 1])} at step {first}. "
+                "Remedy: a lower learning rate."
+            )
+
+    def check_finite(self):
+        """Raises TrainingError when the last loss or a trained weight is not finite."""
+        self.check_loss()
+        if not all(weight.isfinite().all() for weight in self.weights):
+            raise TrainingError(
+                f"{self.name} diverged: a weight is not finite after step {len(self.losses)}. "
                 "Remedy: a lower learning rate."
             )
 
@@ -153,6 +169,7 @@ class State:
 
     def finish(self):
         """Leave the trained weights (averaged, if asked for) frozen in the modules; returns the losses."""
+        self.check_finite()
         if self.average:
             self.modules.load_state_dict(self.average.module.state_dict())
         self.optimiser.zero_grad()  # gradients are as large as the network
@@ -178,16 +195,21 @@ class State:
         """Continue from a checkpoint, if there is one. Raises CheckpointError."""
         if path is None or not path.is_file():
             return
-        kept = _read(path, self.device)
-        found = kept.get("settings"), len(kept.get("losses", ()))
+        with _reading(path):
+            kept = torch.load(path, weights_only=True, map_location=self.device)
+            found = kept["settings"], len(kept["losses"])
         if found[0] != settings or found[1] > steps:
             raise CheckpointError(
                 f"checkpoint of another training: {path} was made with {found[0]}, {found[1]} steps; "
                 f"wanted {settings}, {steps} steps. Remedy: delete it, or give another folder."
             )
-        with torch.no_grad():
-            for weight, value in zip(self.weights, kept["weights"], strict=True):
-                weight.copy_(value)
+        with _reading(path):
+            self._load(kept)
+
+    @torch.no_grad()
+    def _load(self, kept):
+        for weight, value in zip(self.weights, kept["weights"], strict=True):
+            weight.copy_(value)
         self.modules.load_state_dict(kept["buffers"], strict=False)
         self.optimiser.load_state_dict(kept["optimiser"])
         for name in ("schedule", "average"):
@@ -196,15 +218,14 @@ class State:
         self.losses = list(kept["losses"].to(self.device))
 
 
-def _read(path, device):
+@contextmanager
+def _reading(path):
+    """Turns whatever pickle, zip and torch raise about a checkpoint into CheckpointError."""
     try:
-        kept = torch.load(path, weights_only=True, map_location=device)
-        if not isinstance(kept, dict) or not {"settings", "losses", "optimiser", "weights", "buffers"} <= kept.keys():
-            raise ValueError("not a checkpoint of this workbook")
-        return kept
-    except Exception as error:  # pickle, zip and torch each raise their own
+        yield
+    except Exception as error:
         raise CheckpointError(
-            f"unreadable checkpoint: {path} ({error}). Remedy: delete it; the training starts again."
+            f"unreadable checkpoint: {path} ({error!r:.200}). Remedy: delete it; the training starts again."
         ) from error
 
 
@@ -212,10 +233,11 @@ def _settings(options, known_by):
     """What decides a training's result, besides its number of steps under a constant schedule."""
     digest = hashlib.sha256()
     for item in known_by:
-        digest.update(item.encode() if isinstance(item, str) else item.detach().cpu().float().numpy().tobytes())
-    names = ["lr", "batch", "lora", "seed", "schedule", "clip", "ema"]
+        content = item.encode() if isinstance(item, str) else item.detach().cpu().float().numpy().tobytes()
+        digest.update(f"{len(content)} ".encode() + content)
+    names = ["lr", "batch", "lora", "seed", "schedule", "betas", "clip", "ema"]
     kept = {name: getattr(options, name) for name in names} | {"data": digest.hexdigest()[:16]}
-    kept["dtype"] = options.precision.dtype
+    kept |= {"dtype": options.precision.dtype, "betas": list(options.betas)}
     return kept | ({"steps": options.steps} if options.schedule == "cosine" else {})
 
 

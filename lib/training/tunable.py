@@ -3,10 +3,10 @@
 import copy
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 
-from lib.errors import PersonalWeightsError, RangeError
-from lib.models.personal_weights import ADAPTED
+from lib.errors import PersonalWeightsError, RangeError, TrainingError
+from lib.models.personal_weights import adapter_config
 
 PUBLISHED_SHARE = 150 / 324  # the published code hands the first 150 of E's 324 tensors to its optimiser
 
@@ -31,8 +31,7 @@ def tunable(network, training):
 def _with_adapters(network, training):
     with torch.random.fork_rng():  # peft draws adapters from the global generator
         torch.manual_seed(training.seed)
-        options = dict(target_modules=list(ADAPTED), init_lora_weights="gaussian")
-        return get_peft_model(network, LoraConfig(r=training.lora, lora_alpha=training.lora, **options))
+        return get_peft_model(network, adapter_config(training.lora))
 
 
 def _further(network, rank):
@@ -49,11 +48,18 @@ def _further(network, rank):
 
 
 def settle(network, training):
-    """A tuned network as it will be kept: memory options undone, adapters rounded to half precision; in place."""
+    """A tuned network as it will be kept: memory options undone, adapters rounded to half precision; in place.
+
+    Raises TrainingError where an adapter is too large for half precision.
+    """
     training.precision.undo(network)
     for name, weight in network.named_parameters():
         if "lora_" in name:
             weight.data = weight.half().to(weight.dtype)
+            if not weight.isfinite().all():
+                raise TrainingError(
+                    f"adapters diverged: {name} is beyond half precision. Remedy: a lower learning rate."
+                )
     return network
 
 
