@@ -60,7 +60,8 @@ def stored(start):
 
 
 def test_the_figures_of_the_full_size_are_those_that_notebook_22_counted():
-    memory, arithmetic, disk = (stored(start) for start in ("memory = cost_counted.memory", "cost_counted.expected(", "disk = cost_counted"))
+    cells = ("memory = cost_counted.memory", "cost_counted.expected(", "disk = cost_counted")
+    memory, arithmetic, disk = map(stored, cells)
     (_, bf16, checkpointing), adapters = memory["G, full weights"], memory["G, LoRA 3"][2]
     assert f"at most {bf16} GB (of the 25.8" in README and f"{checkpointing} GB with `-p LEVERS" in README
     assert f"; {adapters} GB with adapters of rank 3" in README
