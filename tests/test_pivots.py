@@ -216,6 +216,12 @@ def test_the_terms_of_eq_2_have_one_backward_pass_each(B, data, others, loss_of)
     assert torch.equal(only(0), own)  # the prior leaves the person's draws as they are
 
 
+@pytest.mark.parametrize("weight", [math.nan, math.inf, "1"])
+def test_a_weight_that_is_no_finite_number_is_named(B, data, others, weight):
+    with pytest.raises(RangeError, match="weight.*Remedy"):
+        textual_pivot(B, data, prior=others, weight=weight)
+
+
 @pytest.mark.parametrize("token", ["", " "])
 def test_a_prompt_without_a_token_is_refused(B, data, token):
     with pytest.raises(RangeError, match="token.*Remedy.*'sks'"):
