@@ -83,7 +83,7 @@ def textual_pivot(
     training = training or default_trainings(B)[0]
     personal = Personal(token, class_noun, checks.fraction("gamma", gamma), _steps(B, textual=training.steps))
     personal = replace(personal, seed=training.seed, references=_prepared(data).references)
-    prior = None if prior is None else _prepared(prior)
+    prior, weight = None if prior is None else _prepared(prior), checks.finite("weight", weight)
     if not token.strip():
         raise RangeError(f"token out of range: {token!r}. Remedy: give a rare word, such as {RARE_TOKEN!r}.")
     G = tunable(B.freeze().G, training)
@@ -220,7 +220,7 @@ def data_known_by(data, prior=None, weight=1.0):
     for one in (data, prior):
         if one is not None:
             known_by += [one.source] if one.source else [one.latents, one.hints]
-    return [*known_by, str(float(weight))]
+    return [*known_by, str(weight)]
 
 
 def _settings(personal):
