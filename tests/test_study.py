@@ -1,6 +1,6 @@
-"""The study and its rulers: paired intervals, means over people, shared tunings, and metrics in closed form."""
+"""The study: people opened for it, what is kept of them and when it is computed anew, and their scores."""
 
-import math
+import json
 import os
 from dataclasses import replace
 
@@ -11,28 +11,29 @@ import tiny_system
 import torch
 from tiny_pack import write_recogniser
 
-from lib import paths
+from lib import open_person, paths
 from lib.degradation.degrade import degrade
-from lib.errors import MissingPicturesError, PackError, RangeError, SplitError, WeightsError
+from lib.errors import MissingPicturesError, PackError, PersonCardError, RangeError, SplitError
 from lib.images import to_tensor, to_uint8
-from lib.metrics import headline, identity, image
-from lib.models import evaluation_networks, export_onnx
 from lib.people import procedural
-from lib.people.alignment import to_arcface
 from lib.people.picture_files import save_picture
-from lib.restoration.sampling import restore
-from lib.studies import arms
+from lib.restoration.baselines import Baselines
 from lib.studies import person as persons
-from lib.training.trainer import Tuning
+from lib.studies import study as studies
+from lib.studies.arms import BLIND, DUAL, Plan, restore_arms
+from lib.studies.study import Study, run, score
+from lib.training.trainer import Training
 
-PLAN = arms.Plan(
-    references=3,
-    shots=2,
-    seeds=2,
-    steps=3,
-    textual=Tuning(steps=1, batch=1, quiet=True),
-    model=Tuning(steps=1, batch=1, quiet=True),
-)
+ONCE = Training(steps=1, batch=1, quiet=True)
+PLAN = Plan(references=3, inputs=2, seeds=2, steps=2, degradations=1, textual=ONCE, model=ONCE)
+NAMES = ["people:9", "people:19"]
+
+
+class Record:
+    """The part of a record that a study writes to."""
+
+    def __init__(self):
+        self.seconds = {}
 
 
 @pytest.fixture(scope="module")
@@ -41,250 +42,244 @@ def B():
 
 
 @pytest.fixture(scope="module")
-def who():
-    x = tiny_system.pictures(7)
-    return persons.Case("people:9", "a photo of a sks person", x[:3], x[3:5], x[5:], ["a", "b"])
+def study(B):
+    return Study(B, PLAN, (BLIND,))
 
 
-# ---- arms ----
+@pytest.fixture(scope="module")
+def opened():
+    """name -> the person, drawn once for all tests."""
+    return {name: open_person(name, PLAN.recipe, 64, references=3, inputs=2) for name in NAMES}
 
 
 @pytest.fixture
-def tunings(monkeypatch):
-    """The calls of both pivots; a tuned part is the name of how it was made."""
-    calls = []
-
-    def textual(B, shots, prompt, tuning, *, in_context, prior=None):
-        calls.append(f"G {'in context' if in_context else 'alone'} {prompt} {'with prior' if prior else ''}".strip())
-        return B.with_(G=calls[-1])
-
-    def model(B, shots, prompt, tuning, trained):
-        calls.append(f"E around {B.G if isinstance(B.G, str) else 'base'}, {prompt!r}")
-        return B.with_(E=calls[-1])
-
-    monkeypatch.setattr(arms, "textual_pivot", textual)
-    monkeypatch.setattr(arms, "model_pivot", model)
-    return calls
+def people(opened, monkeypatch):
+    """The people whom a study finds by name; a test may change them."""
+    found = dict(opened)
+    monkeypatch.setattr(studies, "open_person", lambda name, *_, **__: replace(found[name], name=name))
+    return found
 
 
-def test_six_arms_and_what_two_share_is_tuned_once(B, who, tunings):
-    p = who.prompt
-    tuned = arms.tune_arms(B, who, PLAN)
-    assert list(tuned) == list(arms.ARMS) and len(tunings) == len(set(tunings)) == 5
-    assert [prompt for _, prompt in tuned.values()] == ["", p, p, "", p, p]
-    system = {arm: B for arm, (B, _) in tuned.items()}
-    assert system["blind"] is B
-    assert system["swap"].G == f"G alone {p}" and system["swap"].E is B.E
-    assert system["in-context"].G == f"G in context {p}" and system["in-context"].E is B.E
-    assert system["encoder-only"].G is B.G and system["encoder-only"].E == "E around base, ''"
-    assert (
-        system["swap + model pivot"].G is system["swap"].G
-        and system["swap + model pivot"].E == f"E around G alone {p}, {p!r}"
-    )
-    assert (
-        system["dual pivot"].G is system["in-context"].G
-        and system["dual pivot"].E == f"E around G in context {p}, {p!r}"
-    )
-
-
-@pytest.mark.parametrize(
-    "arms, tuned", [(("blind",), 0), (("dual pivot", "blind"), 2), (("swap",), 1), (("in-context", "encoder-only"), 2)]
-)
-def test_only_the_wanted_arms_are_tuned(B, who, tunings, arms, tuned):
-    assert list(arms.tune_arms(B, who, PLAN, arms)) == list(arms) and len(tunings) == tuned
-
-
-def test_the_prior_reaches_the_textual_pivots(B, who, tunings):
-    arms.tune_arms(B, who, PLAN, ("swap", "in-context"), prior="others")
-    assert all(call.endswith("with prior") for call in tunings)
-
-
-def test_all_arms_really_tune_and_restore_from_the_same_noise(B, who, monkeypatch):
-    seen = []
-    real = arms.restore
+@pytest.fixture
+def tuned(monkeypatch):
+    """Names of the people who are tuned, in order."""
+    names, tune_arms = [], studies.tune_arms
     monkeypatch.setattr(
-        arms, "restore", lambda *args, **options: seen.append(options["seeds"]) or real(*args, **options)
+        studies, "tune_arms", lambda B, person, *rest: names.append(person.name) or tune_arms(B, person, *rest)
     )
-    tuned = arms.tune_arms(B, who, PLAN, ("blind", "dual pivot"))
-    restored = arms.restore_arms(tuned, who.degraded, PLAN)
-    assert seen[0] == seen[1] and len(set(seen[0])) == 4
-    assert {arm: tuple(x.shape) for arm, x in restored.items()} == dict.fromkeys(tuned, (2, 2, 3, 64, 64))
-    for seed, shot in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        alone = restore(
-            B, who.degraded[shot : shot + 1], seeds=[seen[0][2 * seed + shot]], steps=3, gamma=PLAN.gamma, w=PLAN.w
-        )
-        assert abs(to_uint8(alone).astype(int) - to_uint8(restored["blind"][seed, shot][None])).max() <= 1
-    assert not torch.allclose(restored["blind"], restored["dual pivot"])
+    return names
 
 
-def test_scores_are_tidy_and_of_the_right_pictures(who, monkeypatch):
-    monkeypatch.setattr(
-        table, "story", lambda x, truth, references, pack: {"psnr": x.mean((1, 2, 3)), "pack": [pack] * len(x)}
-    )
-    restored = {"blind": torch.arange(4.0).reshape(2, 2, 1, 1, 1).expand(2, 2, 3, 8, 8)}
-    rows = pd.DataFrame(arms.score(replace(who, scorer=7), restored))
-    assert set(rows.person) == {"people:9"} and set(rows[rows.metric == "pack"].value) == {7}
-    blind = rows[(rows.arm == "blind") & (rows.metric == "psnr")].set_index(["seed", "shot"]).value
-    assert blind.to_dict() == {(0, 0): 0, (0, 1): 1, (1, 0): 2, (1, 1): 3}
-    given = rows[(rows.arm == "input") & (rows.metric == "psnr")]
-    assert np.allclose(given.value, who.degraded.mean((1, 2, 3))) and set(given.seed) == {0}
+# ---- people ----
 
 
-# ---- cases ----
+def test_a_procedural_person_s_inputs_are_not_among_the_references(opened):
+    first, again = opened["people:19"], open_person("people:19", PLAN.recipe, 64, references=3, inputs=2)
+    drawn = procedural.ProceduralPerson(19)
+    pictures = to_tensor(procedural.render([(drawn, drawn.shot(k)) for k in (0, 1, 2)], 64).pictures)
+    assert first.class_noun == "person" and torch.equal(first.references, pictures)
+    assert first.targets.shape == first.inputs.shape == (2, 3, 64, 64) and len(first.stems) == 2
+    assert min(float((t - r).abs().mean()) for t in first.targets for r in first.references) > 0.02
+    assert torch.equal(first.inputs, again.inputs) and not torch.equal(first.inputs, first.targets)
 
 
-def test_a_case_degrades_shots_that_are_not_among_the_references():
-    found, again, other = (persons.case(name, PLAN, 64) for name in ("people:1009", "people:1009", "people:1019"))
-    person = procedural.ProceduralPerson(1009)
-    drawn = to_tensor(procedural.render([(person, person.shot(k)) for k in (0, 1, 2)], 64).pictures)
-    assert found.prompt == "a photo of a sks person" and torch.equal(found.references, drawn)
-    assert found.truth.shape == found.degraded.shape == (2, 3, 64, 64) and len(found.stems) == 2
-    assert min(float((t - r).abs().mean()) for t in found.truth for r in found.references) > 0.02
-    assert torch.equal(found.degraded, again.degraded) and not torch.equal(found.degraded, found.truth)
-    seeds = [[n * 100 + k for k in range(2)] for n in (1009, 1019)]
-    assert torch.equal(degrade(found.truth, PLAN.recipe, seeds[0]), found.degraded)
-    assert torch.equal(degrade(other.truth, PLAN.recipe, seeds[1]), other.degraded)
+def test_every_input_is_degraded_with_a_seed_of_its_own(opened):
+    for number in (9, 19):
+        person = opened[f"people:{number}"]
+        seeds = [number * 100, number * 100 + 1]
+        assert torch.equal(degrade(person.targets, PLAN.recipe, seeds), person.inputs)
+
+
+def test_people_of_the_training_split_and_facts_about_known_people_are_refused():
+    with pytest.raises(SplitError, match="Remedy"):
+        open_person("people:1001", size=64)
+    with pytest.raises(PersonCardError, match="class_noun.*Remedy"):
+        open_person("people:9", size=64, class_noun="man")
 
 
 def test_prior_pictures_are_of_training_people(monkeypatch):
     seen, real = [], procedural.render
     monkeypatch.setattr(procedural, "render", lambda pairs, size: seen.extend(p for p, _ in pairs) or real(pairs, size))
-    assert persons.prior_pictures(9, 32).shape == (9, 3, 32, 32)
-    assert len(set(seen)) == 9 and {p.split for p in seen} == {"train"}
+    assert persons.prior_pictures(5, 32).shape == (5, 3, 32, 32)
+    assert len(set(seen)) == 5 and {p.split for p in seen} == {"train"}
 
 
-# ---- rulers ----
-
-
-@pytest.fixture(scope="module")
-def shipped(tmp_path_factory):
-    torch.manual_seed(3)
-    folder = tmp_path_factory.mktemp("judges")
-    export_onnx.export_networks(
-        folder,
-        evaluation_networks.Recogniser(to_arcface()).eval(),
-        evaluation_networks.Perceptual(evaluation_networks.Features(4)).eval(),
+def test_class_images_of_real_people_are_generated_once(B, opened, tmp_path, monkeypatch):
+    asked, generate = [], persons.generate
+    monkeypatch.setattr(persons.paths, "RUNS", tmp_path)
+    monkeypatch.setattr(
+        persons,
+        "generate",
+        lambda B, prompt, seeds, *rest, **kw: asked.append((prompt, seeds)) or generate(B, prompt, seeds, *rest, **kw),
     )
-    return folder
+    real = replace(opened["people:9"], real=True, class_noun="woman")
+    assert persons.prior_data(B, real, 0, PLAN.recipe) is None and asked == []
+    first = persons.prior_data(B, real, 5, PLAN.recipe, steps=2)
+    assert asked == [("a photo of a woman", [0, 1, 2, 3]), ("a photo of a woman", [4])]
+    again = persons.prior_data(B, real, 5, PLAN.recipe, steps=2)
+    assert len(asked) == 2 and torch.equal(first.latents, again.latents) and len(first.latents) == 5
+    drawn = persons.prior_data(B, opened["people:9"], 2, PLAN.recipe)
+    assert len(asked) == 2 and torch.equal(drawn.latents, B.encode(persons.prior_pictures(2, 64)))
 
 
-@pytest.fixture
-def small_judges(shipped, monkeypatch):
-    monkeypatch.setattr(table, "RECOGNISER", shipped / "people" / "people-r.onnx")
-    monkeypatch.setattr(image.perceptual, "__defaults__", (shipped / "people-p.onnx",))
-
-
-def test_psnr_in_closed_form():
-    """Known errors against the range 2, that of [-1, 1]; one number a picture."""
-    a = tiny_system.pictures(4) * 0.5
-    errors = torch.tensor([2.0, 0.2, 0.02, 0.001])
-    sign = torch.where(torch.arange(64) % 2 == 0, 1.0, -1.0)
-    assert torch.allclose(
-        image.psnr(a, a + errors[:, None, None, None] * sign), 20 * torch.log10(2 / errors), atol=1e-2
-    )
-    noisy = a + 0.1 * torch.randn(a.shape, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(image.psnr(a, noisy), torch.full((4,), 10 * math.log10(4 / 0.01)), atol=0.15)
-    assert torch.allclose(image.psnr(a, noisy), image.psnr(noisy, a))
-    by_hand = [10 * math.log10(4 / float((x - y).square().mean())) for x, y in zip(a, noisy)]
-    assert torch.allclose(image.psnr(a, noisy), torch.tensor(by_hand), atol=1e-4)
-
-
-def test_with_the_truth_all_three_are_measured(small_judges):
-    x, y = tiny_system.pictures(3, 1, 128), tiny_system.pictures(3, 2, 128)
-    found = headline.headline_values(x, y)
-    assert list(found) == ["psnr", "perceptual", "identity"] == list(headline.LABEL)
-    vectors = [identity.embed(z, identity.RECOGNISER) for z in (x, y)]
-    assert torch.allclose(found["identity"], (vectors[0] * vectors[1]).sum(1), atol=1e-5)
-    assert torch.allclose(found["psnr"], image.psnr(x, y))
-    same = headline.headline_values(x, x + 1e-4)
-    assert same["perceptual"].max() < 0.01 < found["perceptual"].min() and same["identity"].min() > 0.999
-
-
-def test_without_the_truth_identity_to_the_references_alone(small_judges):
-    x, references = tiny_system.pictures(3, 1, 128), tiny_system.pictures(4, 2, 128)
-    found = headline.headline_values(x, references=references)
-    assert list(found) == ["identity"]
-    v, r = (identity.embed(z, identity.RECOGNISER).numpy() for z in (x, references))
-    assert np.allclose(found["identity"], v @ r.mean(0) / np.linalg.norm(r.mean(0)), atol=1e-5)
-
-
-def test_another_recogniser_takes_the_place_of_people_r(tmp_path):
+def test_relative_paths_are_seen_from_the_repository_whatever_the_kernel_s_folder(tmp_path, monkeypatch):
+    """A notebook's kernel runs in notebooks/, but paths are typed as seen from the repository."""
+    somebody = tmp_path / "somebody"
+    for part, count in (("references", 3), ("inputs", 2)):
+        for k, picture in enumerate(tiny_system.pictures(count, 5, 64)):
+            save_picture(somebody / part / f"{k}.png", picture)
+    (somebody / "person.yaml").write_text("{name: somebody, class_noun: person, real: false}")
     pack = write_recogniser(tmp_path / "pack.onnx", np.random.default_rng(0).normal(size=(3 * 112 * 112, 8)))
-    x = tiny_system.pictures(2, 1, 128)
-    assert identity.embed(x, pack).shape == (2, 8)
-    found = headline.headline_values(x, references=x, scorer=pack)["identity"]
-    assert found.shape == (2,) and found.max() <= 1 + 1e-5
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    typed = [os.path.relpath(path, paths.ROOT) for path in (somebody, pack)]
+    monkeypatch.setattr(persons.PersonFinder, "check_references", lambda *_: None)  # these pictures show nobody
+    monkeypatch.setattr(persons.PersonFinder, "check_inputs", lambda *_: None)
+    found = open_person(typed[0], size=64, scorer=typed[1])
+    assert found.inputs.shape == (2, 3, 64, 64) and found.targets is None
+    rows = pd.DataFrame(score(found, {BLIND: found.references[None, :2]}))
+    assert set(rows.metric) == {"identity"} and set(rows.arm) == {"input", BLIND}
 
 
-def test_missing_and_broken_judges_are_named(tmp_path, monkeypatch):
-    x = tiny_system.pictures(1, size=128)
-    (tmp_path / "broken.onnx").write_bytes(b"no model")
-    for name in ("absent.onnx", "broken.onnx"):
-        with pytest.raises(WeightsError, match=f"{name}.*Remedy"):
-            image.perceptual(x, x, tmp_path / name)
-        monkeypatch.setattr(table, "RECOGNISER", tmp_path / name)
-        with pytest.raises(PackError, match=f"{name}.*Remedy"):
-            identity.embed(x)
+# ---- scores ----
 
 
-def test_identity_is_called_after_its_recogniser():
-    assert headline.labels() == headline.LABEL and headline.labels("a/buffalo.onnx")["identity"] == "identity (buffalo)"
-
-
-def test_no_small_judge_is_called_by_a_published_name():
-    names = " ".join(headline.LABEL.values()).lower()
-    assert "arcface" not in names and "lpips" not in names and "people-r" in names and "people-p" in names
-
-
-# ---- studies ----
-
-
-def test_the_study_resumes_by_person(B, tmp_path, monkeypatch):
-    done = []
-    pictures = {}
-    monkeypatch.setattr(
-        arms,
-        "case",
-        lambda name, *_: persons.Case(name, "p", torch.zeros(1), pictures.get(name, torch.ones(1)), None, []),
-    )
-    monkeypatch.setattr(arms, "one", lambda B, who, *_, **__: done.append(who.name) or who.name)
-    monkeypatch.setattr(arms, "score", lambda who, restored: [dict(person=who.name, value=len(done))])
-    names = ["people:9", "people:19", "a/obama", "b/obama", "obama/"]
-    first, shown = arms.run(B, names, PLAN, tmp_path, None)
-    assert done == names and [row["person"] for row in first] == names and shown[1] == names[-1]
-    again, _ = arms.run(B, names, PLAN, tmp_path, None)
-    assert done[5:] == names[-1:] and [row["person"] for row in again] == names  # the last is needed to be looked at
-    done.clear()
-    pictures["a/obama"] = torch.zeros(1)  # another photograph under the same name
-    arms.run(B, names, PLAN, tmp_path, None)
-    assert done == ["a/obama", names[-1]]
-
-
-def test_class_pictures_are_made_ready_once_for_a_class(B, tmp_path, monkeypatch):
+def test_scores_are_tidy_and_of_the_right_pictures(opened, monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        arms, "case", lambda name, *_: persons.Case(name, name[0], torch.zeros(1), torch.ones(1), None, [])
-    )
-    monkeypatch.setattr(arms, "prior", lambda B, who, plan: asked.append(who.prompt) or who.prompt)
-    monkeypatch.setattr(arms, "score", lambda who, restored: [])
-    given = {}
-    monkeypatch.setattr(
-        arms, "one", lambda B, who, plan, record, arms, folder, others, prior: given.update({who.name: prior})
-    )
-    arms.run(B, ["man 1", "woman 1", "man 2"], PLAN, tmp_path, None)
-    assert asked == ["m", "w"] and given == {"man 1": "m", "woman 1": "w", "man 2": "m"}
+
+    def values(x, targets, references, scorer):
+        asked.append((targets, references, scorer))
+        return {"psnr": x.mean((1, 2, 3))}
+
+    monkeypatch.setattr(studies, "headline_values", values)
+    person = replace(opened["people:9"], scorer="pack")
+    restored = {BLIND: torch.arange(4.0).reshape(2, 2, 1, 1, 1).expand(2, 2, 3, 8, 8)}
+    rows = pd.DataFrame(score(person, restored))
+    assert list(rows.columns) == ["person", "arm", "seed", "metric", "image", "value"]
+    assert set(rows.person) == {"people:9"}
+    blind = rows[rows.arm == BLIND].set_index(["seed", "image"]).value
+    assert blind.to_dict() == {(0, 0): 0, (0, 1): 1, (1, 0): 2, (1, 1): 3}
+    of_input = rows[rows.arm == "input"]
+    assert np.allclose(of_input.value, person.inputs.mean((1, 2, 3))) and set(of_input.seed) == {0}
+    assert all(given == (person.targets, person.references, "pack") for given in asked) and len(asked) == 3
 
 
-def test_the_study_measures_anew_what_another_plan_or_system_kept(B, tmp_path, monkeypatch):
-    done = []
-    monkeypatch.setattr(arms, "one", lambda B, who, *_, **__: done.append(who.name))
-    monkeypatch.setattr(arms, "score", lambda who, restored: [dict(person=who.name, value=len(done))])
-    names = ["people:9", "people:19"]
-    arms.run(B, names, PLAN, tmp_path, None)
-    for other in ((B, replace(PLAN, gamma=0.25)), (tiny_system.build(1), PLAN)):
-        done.clear()
-        rows, _ = arms.run(other[0], names, other[1], tmp_path, None)
-        assert done == names and [row["value"] for row in rows] == [1, 2]
+# ---- what is kept ----
+
+
+def test_a_finished_study_is_not_computed_again(study, people, tuned, tmp_path):
+    first, second = Record(), Record()
+    rows, (person, restored) = run(study, iter(NAMES), tmp_path, first)
+    assert tuned == NAMES and [row["person"] for row in rows] == [name for name in NAMES for _ in range(len(rows) // 2)]
+    assert person.name == NAMES[-1] and restored.keys() == {BLIND} and restored[BLIND].shape == (2, 2, 3, 64, 64)
+    again, (_, kept) = run(study, NAMES, tmp_path, second)
+    assert tuned == NAMES  # the last person, too
+    assert again == rows and torch.equal(kept[BLIND], restored[BLIND])
+    want = restore_arms({BLIND: study.B}, person.inputs, PLAN)[BLIND].flatten(0, 1)
+    assert abs(to_uint8(want).astype(int) - to_uint8(restored[BLIND].flatten(0, 1))).max() <= 1
+    assert first.seconds == second.seconds and min(first.seconds.values()) > 0
+
+
+def test_the_seconds_of_kept_people_are_in_the_record_of_a_resumed_run(study, people, tuned, tmp_path):
+    run(study, NAMES[:1], tmp_path)
+    record = Record()
+    record.seconds["tuning"] = 100.0
+    run(study, NAMES, tmp_path, record)
+    assert tuned == NAMES
+    kept = [json.loads(file.read_text())["seconds"] for file in (tmp_path / "people").glob("*.json")]
+    assert len(kept) == 2 and record.seconds.keys() == {"tuning", "restoring"}
+    assert record.seconds["tuning"] == pytest.approx(100 + sum(seconds["tuning"] for seconds in kept))
+    assert record.seconds["restoring"] == pytest.approx(sum(seconds["restoring"] for seconds in kept))
+
+
+@pytest.mark.parametrize("part", ["references", "inputs", "targets"])
+def test_a_person_with_other_pictures_is_computed_anew(study, people, tuned, tmp_path, part):
+    run(study, NAMES, tmp_path)
+    tuned.clear()
+    people["people:9"] = replace(people["people:9"], **{part: -getattr(people["people:9"], part)})
+    run(study, NAMES, tmp_path)
+    assert tuned == ["people:9"]
+
+
+def test_people_are_computed_anew_with_another_plan_and_not_with_another_progress_bar(study, people, tuned, tmp_path):
+    run(study, NAMES[:1], tmp_path)
+    shown = replace(PLAN, textual=replace(ONCE, quiet=False, every=3, folder="x"))
+    run(replace(study, plan=shown), NAMES[:1], tmp_path)
+    assert tuned == NAMES[:1]
+    run(replace(study, plan=replace(PLAN, w=2.0)), NAMES[:1], tmp_path)
+    assert tuned == 2 * NAMES[:1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda study: replace(study, B=tiny_system.build(1)),
+        lambda study: replace(study, plan=replace(PLAN, gamma=0.25)),
+        lambda study: replace(study, arms=(BLIND, DUAL)),
+        lambda study: replace(study, scorer="other.onnx"),
+        lambda study: replace(study, baselines=Baselines({}, {}, {"GFPGAN": "0" * 64})),
+    ],
+    ids=["system", "plan", "arms", "scorer", "baselines"],
+)
+def test_what_decides_a_result_is_in_its_key(study, opened, change):
+    person = opened["people:9"]
+    assert change(study).key(person) != study.key(person) == replace(study).key(person)
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", "{"])
+def test_a_damaged_result_is_computed_anew(study, people, tuned, tmp_path, damage):
+    rows, _ = run(study, NAMES[:1], tmp_path)
+    file = next((tmp_path / "people").glob("*.json"))
+    file.write_text(damage)
+    assert run(study, NAMES[:1], tmp_path)[0] == rows and tuned == 2 * NAMES[:1]
+    file.with_suffix(".npz").unlink()
+    assert run(study, NAMES[:1], tmp_path)[0] == rows and tuned == 3 * NAMES[:1]
+
+
+def test_an_old_result_never_stands_beside_new_pictures(study, people, tuned, tmp_path, monkeypatch):
+    run(study, NAMES[:1], tmp_path)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(studies, "score", interrupt)  # the pictures are kept already
+        run(replace(study, plan=replace(PLAN, w=2.0)), NAMES[:1], tmp_path)
+    run(study, NAMES[:1], tmp_path)
+    assert tuned == 3 * NAMES[:1]
+
+
+def test_every_person_has_a_file_of_their_own(study, people, tuned, tmp_path):
+    names = ["people:9", "a/obama", "b/obama", "obama/", "x/" * 150 + "obama", "y/" * 150 + "obama"]
+    people.update(dict.fromkeys(names, people["people:9"]))
+    run(study, names, tmp_path)
+    assert (tmp_path / "people" / "people-9.json").is_file()
+    run(study, names, tmp_path)
+    assert tuned == names and len(list((tmp_path / "people").iterdir())) == 2 * len(names)
+
+
+def test_class_images_are_prepared_once_for_a_class_of_real_or_drawn_people(study, people, tmp_path, monkeypatch):
+    prepared, given = [], {}
+
+    def prior_data(B, person, count, *_):
+        prepared.append((person.class_noun, person.real))
+        return prepared[-1]
+
+    def tune_arms(B, person, plan, arms, prior, folder):
+        given[person.name] = prior
+        return {BLIND: B}
+
+    monkeypatch.setattr(studies, "check_scorer", lambda person: None)
+    monkeypatch.setattr(studies, "prior_data", prior_data)
+    monkeypatch.setattr(studies, "tune_arms", tune_arms)
+    kinds = {"adam": ("man", True), "eve": ("woman", True), "carl": ("man", True), "dan": ("man", False)}
+    for name, (noun, real) in kinds.items():
+        people[name] = replace(people["people:9"], class_noun=noun, real=real)
+    run(study, kinds, tmp_path)
+    assert given == kinds and prepared == [("man", True), ("woman", True), ("man", False)]
+
+
+# ---- before anything is tuned ----
 
 
 @pytest.mark.parametrize(
@@ -294,58 +289,30 @@ def test_the_study_measures_anew_what_another_plan_or_system_kept(B, tmp_path, m
         (["people:9", "people:9"], RangeError),
         (["people:1001"], SplitError),
         (["people:9", "people:18"], SplitError),
+        (["people:9", "people:1019", "nobody"], MissingPicturesError),
     ],
 )
-def test_nobody_of_the_training_split_is_studied_and_splits_never_mix(B, tmp_path, monkeypatch, names, error):
-    monkeypatch.setattr(arms, "one", lambda *_, **__: pytest.fail("tuned"))
+def test_every_person_is_found_before_the_first_is_tuned(study, tmp_path, tuned, names, error):
     with pytest.raises(error, match="Remedy"):
-        arms.run(B, names, PLAN, tmp_path, None)
+        run(study, names, tmp_path)
+    assert tuned == []
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        dict(steps=1),
-        dict(seeds=0),
-        dict(shots=-3),
-        dict(references=0),
-        dict(prior=-1),
-        dict(gamma=3.0),
-        dict(w=math.nan),
-    ],
-)
-def test_a_plan_that_cannot_be_carried_out_is_refused_at_once(wrong):
-    with pytest.raises(RangeError, match=f"{list(wrong)[0]} out of range.*Remedy"):
-        replace(PLAN, **wrong)
+def test_a_missing_scorer_is_named_before_the_first_is_tuned(study, people, tmp_path, tuned):
+    people["people:19"] = replace(people["people:19"], real=True)
+    with pytest.raises(PackError, match="Remedy"):
+        run(study, NAMES, tmp_path)
+    assert tuned == []
 
 
-@pytest.mark.parametrize(
-    "names, scorer, error",
-    [(["people:9", "people:1019", "nobody"], None, MissingPicturesError), (["people:9"], "nothing.onnx", PackError)],
-)
-def test_nobody_is_tuned_before_every_person_and_the_scorer_are_found(B, tmp_path, monkeypatch, names, scorer, error):
-    monkeypatch.setattr(arms, "one", lambda *_, **__: pytest.fail("tuned"))
-    with pytest.raises(error, match="Remedy"):
-        arms.run(B, names, PLAN, tmp_path, None, scorer=scorer)
+def test_an_absent_scorer_file_is_named_before_the_first_is_tuned(study, tmp_path, tuned):
+    with pytest.raises(PackError, match="nothing.onnx.*Remedy"):
+        run(replace(study, scorer="nothing.onnx"), NAMES, tmp_path)
+    assert tuned == []
 
 
-def test_relative_paths_are_seen_from_the_repository_whatever_the_kernel_s_folder(tmp_path, monkeypatch):
-    """A notebook's kernel runs in notebooks/, whoever typed the path sat elsewhere."""
-    for part, shots in (("references", 3), ("inputs", 2)):
-        for k, picture in enumerate(tiny_system.pictures(shots, 5, 64)):
-            save_picture(tmp_path / "somebody" / part / f"{k}.png", picture)
-    (tmp_path / "somebody" / "person.yaml").write_text("{name: somebody, class_noun: person, real: false}")
-    pack = write_recogniser(tmp_path / "pack.onnx", np.random.default_rng(0).normal(size=(3 * 112 * 112, 8)))
-    with pytest.raises(PackError, match="is real.*Remedy"):
-        card = tmp_path / "somebody" / "person.yaml"
-        text = card.read_text()
-        card.write_text(text.replace("real: false", "real: true, source: hers, terms: CC0"))
-        persons.case(str(tmp_path / "somebody"), PLAN, 64)
-    card.write_text(text)
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    typed = [os.path.relpath(path, paths.ROOT) for path in (tmp_path / "somebody", pack)]
-    found = persons.case(typed[0], PLAN, 64, scorer=typed[1])
-    assert found.degraded.shape == (2, 3, 64, 64) and found.truth is None
-    rows = pd.DataFrame(arms.score(found, {"blind": found.references[None, :2]}))
-    assert set(rows.metric) == {"identity"} and set(rows.arm) == {"input", "blind"}
+def test_a_person_without_inputs_is_named_before_the_first_is_tuned(study, people, tmp_path, tuned):
+    people["people:19"] = replace(people["people:19"], inputs=None, targets=None)
+    with pytest.raises(MissingPicturesError, match="No inputs.*people:19.*Remedy"):
+        run(study, NAMES, tmp_path)
+    assert tuned == []

@@ -80,9 +80,12 @@ def tune_arms(B, person, plan, arms=tuple(ARMS), prior=None, folder=None):
     """arm -> System, for the wanted arms; what two arms share is tuned once.
 
     Args: B, the blind system; person; plan; arms; prior, `prepare`d pictures of other people, or None; folder, where an
-    interrupted tuning keeps its checkpoints. Raises RangeError for an unknown arm, and the errors of the pivots.
+    interrupted tuning keeps its checkpoints, None for that of the plan's trainings.
+    Raises RangeError for an unknown arm, and the errors of the pivots.
     """
     check_arms(arms)
+    if set(arms) <= {BLIND}:
+        return dict.fromkeys(arms, B)
     data = prepare(B, person.references, plan.recipe, plan.degradations, plan.textual.seed)
     tuned = {BLIND: B}
     for arm, second, in_context in ((SWAP, SWAP_MODEL, False), (IN_CONTEXT, DUAL, True)):
@@ -104,6 +107,7 @@ def _model_pivot(B_p, data, plan, tuned, folder, arm):
 
 def checkpointed(training, folder, arm):
     """The training with checkpoints in a folder of its arm; at most four, because at full size each has 10 GB."""
+    folder = folder or training.folder
     if not folder:
         return training
     return replace(training, folder=str(Path(folder) / arm), every=max(training.every, training.steps // 4))

@@ -7,6 +7,7 @@ from tqdm.auto import tqdm
 
 from lib import paths
 from lib.degradation.degrade import degrade
+from lib.errors import PersonCardError
 from lib.images import to_tensor
 from lib.metrics import identity
 from lib.models.precision import Precision, move_to_device
@@ -33,6 +34,10 @@ def open_person(name, recipe="tiny", size=128, *, references=10, inputs=4, align
     if scorer:
         identity.recogniser(scorer)
     if str(name).startswith("people:"):
+        if given := [fact for fact, value in facts.items() if value is not None]:
+            raise PersonCardError(
+                f"Facts about a procedural person: {', '.join(given)} for {name}. Remedy: leave them out."
+            )
         return _procedural(name, recipe, size, references, inputs)
     known = PersonFinder(aligner, scorer, size) if aligner or scorer else None
     limits = dict(references=references, inputs=inputs)

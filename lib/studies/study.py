@@ -1,5 +1,6 @@
 """A study of many people: each is tuned, restored and scored. `lib.studies.statistics` compares the results."""
 
+import hashlib
 import json
 import time
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from urllib.parse import quote
 import numpy as np
 
 from lib import checks
+from lib.errors import MissingPicturesError
 from lib.images import to_tensor, to_uint8
 from lib.metrics.headline import headline_values
 from lib.models.personal_weights import picture_hash
@@ -18,6 +20,8 @@ from lib.restoration import baselines
 from lib.runs.record import write_json
 from lib.studies.arms import ARMS, Plan, restore_arms, tune_arms
 from lib.studies.person import check_scorer, open_person, prior_data
+
+LONGEST = 120  # characters of a person's file; file systems allow 255 bytes
 
 
 def score(person, restored):
@@ -48,10 +52,17 @@ class Study:
     baselines: object = baselines.NONE
 
     def open(self, name):
-        """The person of that name, ready to be measured. Raises the errors of `open_person` and `check_scorer`."""
+        """The person of that name, ready to be measured.
+
+        Raises the errors of `open_person` and `check_scorer`, and MissingPicturesError for a person without inputs.
+        """
         limits = dict(references=self.plan.references, inputs=self.plan.inputs)
         person = open_person(name, self.plan.recipe, self.B.size, **limits, aligner=self.pack, scorer=self.scorer)
         check_scorer(person)
+        if person.inputs is None:
+            raise MissingPicturesError(
+                f"No inputs to restore: {name}. Remedy: a folder inputs/ beside references/ and person.yaml."
+            )
         return person
 
     def key(self, person):
@@ -70,12 +81,13 @@ def run(study, names, folder, record=None):
     Returns the rows of all people, and (person, restored) of the last one, to be looked at.
     Raises RangeError without people, SplitError for people of two splits.
     """
-    people = [study.open(name) for name in checks.distinct("people", list(names))]
+    names = [str(name) for name in names]
+    people = [study.open(name) for name in checks.distinct("people", names)]
     drawn = [procedural.parse(name) for name in names if name.startswith("people:")]
     procedural.require(drawn, drawn[0].split if drawn else "test")
     rows, priors = [], {}
     for name, person in zip(names, people):
-        file = Path(folder) / "people" / f"{quote(name, safe='').replace('%3A', '-')}.json"
+        file = _file(folder, name)
         kept = _kept(study, person, file) or _run_person(study, person, file, priors)
         rows += kept["rows"]
         for stage, seconds in kept["seconds"].items():
@@ -84,25 +96,38 @@ def run(study, names, folder, record=None):
     return rows, (people[-1], _load_pictures(file))
 
 
+def _file(folder, name):
+    """The file of a person's result: the name, or its end and a hash where it is too long for a file."""
+    plain = quote(name, safe="").replace("%3A", "-")
+    if len(plain) > LONGEST:
+        plain = f"{plain[-LONGEST:]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return Path(folder) / "people" / f"{plain}.json"
+
+
 def _kept(study, person, file):
-    """The kept result of a person, or None where there is none or it is of other settings."""
+    """The kept result of a person, or None where there is none, it is damaged, or it is of other settings."""
     if not file.is_file() or not file.with_suffix(".npz").is_file():
         return None
-    kept = json.loads(file.read_text())
-    return kept if kept.get("key") == study.key(person) else None
+    try:
+        kept = json.loads(file.read_text())
+        return kept if kept["key"] == study.key(person) else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _run_person(study, person, file, priors):
     """Tune, restore and score one person and keep the result."""
     B, plan, seconds = study.B, study.plan, {}
     start = time.perf_counter()
-    if person.class_noun not in priors:
-        priors[person.class_noun] = prior_data(B, person, plan.prior, plan.recipe, plan.steps, plan.textual.precision)
-    tuned = tune_arms(B, person, plan, study.arms, priors[person.class_noun], file.with_suffix(""))
+    kind = person.class_noun, person.real  # real and procedural people have other pictures of their class
+    if kind not in priors:
+        priors[kind] = prior_data(B, person, plan.prior, plan.recipe, plan.steps, plan.textual.precision)
+    tuned = tune_arms(B, person, plan, study.arms, priors[kind], file.with_suffix(""))
     seconds["tuning"] = time.perf_counter() - start
     restored = restore_arms(tuned, person.inputs, plan, [B])
     restored |= baselines.restore(study.baselines, person.inputs, plan.seeds, B.device)
     seconds["restoring"] = time.perf_counter() - start - seconds["tuning"]
+    remove(file)  # an older result must not stand beside these pictures
     _save_pictures(file, restored)
     kept = {"key": study.key(person), "seconds": seconds, "rows": score(person, restored)}
     write_json(file, kept)
