@@ -47,4 +47,4 @@ lab: environment ## open working copies of the notebooks in JupyterLab; on a ser
 	$(PY) -m lib.runs.lab $(ARGS)
 
 study: environment ## run the six arms on many people (params/study.yaml, tens of minutes)
-	$(RUN) notebooks/03_dual_pivot_ablation.ipynb -f params/study.yaml $(OPTIONS)
+	$(RUN) notebooks/04_dual_pivot_ablation.ipynb -f params/study.yaml $(OPTIONS)

@@ -10,9 +10,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-SANITIZE = Path(__file__).parent / "tests" / "nbval_sanitize.cfg"
-
 import pytest
+
+SANITIZE = Path(__file__).parent / "tests" / "nbval_sanitize.cfg"
 
 
 def pytest_configure(config):

@@ -1,4 +1,4 @@
-"""The Dual-Pivot Workbook: a thin library behind the notebooks. The names below are all that a first restoration needs."""
+"""The Dual-Pivot Workbook: a thin library behind the notebooks. FRONT_DOOR names what a first restoration needs."""
 
 import importlib
 import os

@@ -837,7 +837,7 @@ def test_keys_that_belong_to_no_part_are_refused(originals, files, tmp_path):
     save_file(state, tmp_path / "base.safetensors")
     refused(
         [str(tmp_path / "base.safetensors"), *sources(files, *SINGLE[1:])],
-        "base.safetensors holds 1 tensors that belong to no part.*'control_lora.0.weight'.*Remedy",
+        "base.safetensors holds 1 tensor.s. that belong to no part.*'control_lora.0.weight'.*Remedy",
         tmp_path / "system",
     )
 

@@ -1,4 +1,4 @@
-"""README's "Full size", command by command, on weights of reduced width: convert, tune, restore, measure, as a user does it."""
+"""README's "Full size", command by command, on weights of reduced width: convert, tune, restore, measure."""
 
 import json
 import re
@@ -11,23 +11,21 @@ import numpy as np
 import pytest
 import tiny_system
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file
 from test_convert import files, hub, originals  # noqa: F401 (fixtures)
 from tiny_pack import write_recogniser
 
-from lib import paths
-from lib.errors import PersonalWeightsError, RangeError, WeightsError
+from lib import load_personal, load_system, paths
+from lib.errors import WeightsError
 from lib.metrics import headline, pyiqa_metrics
-from lib.models import weight_files, personal_weights, precision, system
+from lib.models import weight_files
 from lib.people import procedural
 from lib.people.picture_files import load_picture, save_picture
 from lib.restoration import baselines
-from lib.restoration.sampling import generate
 from lib.runs import folders, parameters, runner
-from lib.studies import arms, cost_counted, cost_timed, person, statistics
-from lib.training import pivots
-from lib.training.trainer import Tuning
+from lib.studies import arms, cost_counted
+from lib.training.trainer import Training
+from lib.training.tunable import published_tensors, tunable
 
 SIZE = 64
 BLOCK = re.search(
@@ -42,7 +40,8 @@ SMALLER = {
     "PRIOR": 2,
     "TIMED_STEPS": 1,
     "ROUNDS": 1,
-    "SWITCHES": '["bf16 channels_last"]',
+    "DEGRADATIONS": 2,
+    "OPTIONS": '["bfloat16 channels_last"]',
 }
 IN_PLACE = {
     "path/to/somebody": "somebody",
@@ -108,7 +107,7 @@ def here(word, home):
 
 
 def download(words, files, home):  # noqa: F811
-    """Stands for `hf download OWNER/MODEL FILE --local-dir FOLDER`, which needs a network: as far as the published file is known."""
+    """Stands for `hf download OWNER/MODEL FILE --local-dir FOLDER`, which needs a network."""
     model, name, option, folder = words
     assert option == "--local-dir" and weight_files.PUBLISHED[name][1].endswith(f"/{model}")
     (home / folder).mkdir(exist_ok=True)
@@ -117,7 +116,7 @@ def download(words, files, home):  # noqa: F811
 
 @pytest.fixture(scope="module")
 def done(files, home):  # noqa: F811
-    """Every command of README, in order; of each run, its folder, executed notebook and record, in the order of the commands."""
+    """Every command of README, in order: the folder, executed notebook and record of each run."""
     runs, environment = [], {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(home / "hub"), "OMP_NUM_THREADS": "1"}
     for words in COMMANDS:
         if words[:2] == ["hf", "download"]:
@@ -125,7 +124,7 @@ def done(files, home):  # noqa: F811
         elif words[:2] == ["python", "-c"]:  # likewise: the very line that a missing pack asks for
             assert (
                 words[2] == "import insightface; insightface.app.FaceAnalysis('buffalo_l')"
-                and words[2] in (paths.ROOT / "lib" / "align.py").read_text()
+                and words[2] in (paths.ROOT / "lib" / "people" / "insightface_packs.py").read_text()
             )
         elif words[0] == "curl":  # nothing is fetched, so that the tables have to say what is absent
             arm = next(
@@ -168,7 +167,7 @@ def executed(words, home):
 def test_every_command_of_readme_runs_at_reduced_width(done):
     names = [
         "00_start_here",
-        "03_dual_pivot_ablation",
+        "04_dual_pivot_ablation",
         *["00_start_here"] * 3,
         "01_degradation_synthesis",
         "02_blind_restoration",
@@ -178,16 +177,16 @@ def test_every_command_of_readme_runs_at_reduced_width(done):
 
 
 def test_the_system_was_written_with_the_hashes_of_its_files(done, home):
-    B = system.load(home / "weights" / "sd21-diffbir")
+    B = load_system(home / "weights" / "sd21-diffbir")
     assert (B.size, B.fold, B.tokenizer.model_max_length) == (SIZE, 1, 77)
     facts = {file["file"]: file["sha256"] for source in B.provenance["sources"] for file in source["files"]}
     assert weight_files.sha256(home / "weights" / "v1_face.pth") in facts.values() and len(facts) > 5
 
 
 def test_both_pivots_are_tuned_restored_and_measured(done, home):
-    one, B = done[0], system.load(home / "weights" / "sd21-diffbir")
-    B_p, facts = personal_weights.load(one.folder / "pivot", B)
-    assert facts["changed"] == ["G", "E"] and facts["prompt"] == "a photo of a sks woman" and facts["gamma"] == 0.5
+    one, B = done[0], load_system(home / "weights" / "sd21-diffbir")
+    B_p = load_personal(one.folder / "personal", B)
+    assert B_p.personal.prompt == "a photo of a sks woman" and B_p.personal.gamma == 0.5
     assert not tiny_system.same(B_p.G.state_dict(), B.G.state_dict()) and not tiny_system.same(
         B_p.E.state_dict(), B.E.state_dict()
     )
@@ -198,7 +197,7 @@ def test_both_pivots_are_tuned_restored_and_measured(done, home):
     assert all(np.isfinite(row["value"]) for row in one.metrics) and "people-p" not in {
         row["metric"] for row in one.metrics
     }
-    assert one.parameters["LEVERS"] == "bf16 channels_last" and one.parameters["RECIPE"] == "codeformer"
+    assert one.parameters["PRECISION"] == "bfloat16" and one.parameters["RECIPE"] == "realesrgan"
 
 
 def test_why_there_is_no_perceptual_metric_is_said(done):
@@ -225,7 +224,7 @@ def test_baselines_that_are_here_are_restored_measured_and_recorded(done, home):
 
 
 def test_what_was_loaded_is_in_the_record(done, home):
-    B = system.load(home / "weights" / "sd21-diffbir")
+    B = load_system(home / "weights" / "sd21-diffbir")
     assert all(one.loaded["system"] == B.fingerprint() for one in (*done[:5], done[6]))
 
 
@@ -241,13 +240,13 @@ def test_several_people_are_served_in_one_batch(done, home):
     ).group(1)
     for theirs, ours in {"cuda": "cpu", "weights/": f"{home}/weights/", "path/to/somebody": f"{home}/somebody"}.items():
         block = block.replace(theirs, ours)
-    block = re.sub(r"runs/00_start_here/\w+-\w+/pivot", str(done[3].folder / "pivot"), block)
+    block = re.sub(r"runs/00_start_here/\w+-\w+/personal", str(done[3].folder / "personal"), block)
     exec(block, scope := {})
     assert scope["restored"].shape == (2, 3, SIZE, SIZE)
 
 
-def test_the_person_is_laid_back_into_a_photograph_and_others_are_restored_blind(done, home):
-    made = load_picture(done[4].folder / "restored" / "party-whole.png").astype(int)
+def test_the_person_is_pasted_back_into_a_photograph_and_others_are_restored_blind(done, home):
+    made = load_picture(done[4].folder / "restored" / "party-photograph.png").astype(int)
     given = load_picture(home / "photographs" / "inputs" / "party.png").astype(int)
     changed = np.abs(made - given).max(2)[70:190]
     assert made.shape == given.shape and done[4].parameters["OTHERS"] == "blind"
@@ -261,21 +260,22 @@ def test_the_six_arms_run(done):
 
 
 def test_the_published_code_s_choices_are_those_that_were_run(done, home):
-    one, E = done[2], system.load(home / "weights" / "sd21-diffbir").E
+    one, E = done[2], load_system(home / "weights" / "sd21-diffbir").E
     assert (one.parameters["GAMMA"], one.parameters["TEXTUAL_RATE"]) == (0.0, 1e-6)
-    changed = set(load_file(one.folder / "pivot" / "control.safetensors"))
-    assert changed and changed <= pivots.published_tensors(E) < {name for name, _ in E.named_parameters()}
+    kept, base = load_file(one.folder / "personal" / "control.safetensors"), E.state_dict()
+    changed = {name for name, tensor in kept.items() if not torch.equal(tensor, base[name])}
+    assert changed and changed <= published_tensors(E) < {name for name, _ in E.named_parameters()}
 
 
 def test_the_route_for_small_cards_makes_adapters_that_peft_opens(done, home):
-    folder = done[3].folder / "pivot"
+    folder = done[3].folder / "personal"
     assert (folder / "unet" / "adapter_model.safetensors").is_file() and (
         folder / "control" / "adapter_config.json"
     ).is_file()
     assert sum(file.stat().st_size for file in folder.rglob("*")) < sum(
-        file.stat().st_size for file in (done[0].folder / "pivot").rglob("*")
+        file.stat().st_size for file in (done[0].folder / "personal").rglob("*")
     )
-    assert personal_weights.load(folder, system.load(home / "weights" / "sd21-diffbir"))[1]["changed"] == ["G", "E"]
+    assert json.loads((folder / "personal.json").read_text())["changed"] == ["G", "E"]
 
 
 def test_the_paper_s_settings_are_in_the_file():
@@ -294,7 +294,8 @@ def test_the_paper_s_settings_are_in_the_file():
         SYSTEM="weights/sd21-diffbir",
     )
     assert wanted.items() <= found.items() and found["PRIOR"] > 0
-    assert found == parameters.from_file(paths.PARAMS / "full.yaml", parameters.find("03_dual_pivot_ablation"))
+    assert found["RECIPE"] == "realesrgan" and found["DEGRADATIONS"] > 8  # eq. 9 twice, many draws (section V.A)
+    assert found == parameters.from_file(paths.PARAMS / "full.yaml", parameters.find("04_dual_pivot_ablation"))
     assert not found.get("LORA") and parameters.from_file(paths.PARAMS / "full_adapters.yaml", notebook)["LORA"] == 3
 
 
@@ -303,40 +304,13 @@ def test_adapters_of_one_person_are_at_most_ten_megabytes():
     kept = sum(
         2 * p.numel()
         for network in (B.G, B.E)
-        for p in pivots.tunable(network, Tuning(lora=3)).parameters()
+        for p in tunable(network, Training(lora=3)).parameters()
         if p.requires_grad
     )
     assert 8e6 < kept < 1e7
 
 
-# ---- what full size asks of the library ----
-
-
-def test_levers_by_name():
-    assert precision.parse("") == precision.Precision() and precision.parse(
-        "bf16 channels_last"
-    ) == precision.Precision(bf16=True, channels_last=True)
-    with pytest.raises(RangeError, match="'fp16'.*bf16, checkpointing, channels_last, compile"):
-        precision.parse("bf16 fp16")
-    with pytest.raises(RangeError, match="Remedy"):
-        parameters.resolve(parameters.find("00_start_here"), typed=[("LEVERS", "fast")])
-
-
-def test_other_systems_networks_wait_on_the_cpu():
-    went = []
-    part = lambda name: SimpleNamespace(device="cuda", to=lambda where: went.append((name, where)))  # noqa: E731
-    shared = part("shared")
-    B, other = (
-        SimpleNamespace(device=SimpleNamespace(type="cuda"), G=part(name), E=shared) for name in ("own", "other")
-    )
-    precision.move_to_device(B, [B, other, other])
-    assert went == [("other", "cpu")] * 2 + [("own", B.device), ("shared", B.device)]
-    went.clear()
-    precision.move_to_device(other, [B])
-    assert went == [("own", "cpu"), ("other", other.device), ("shared", other.device)]
-    B.device.type = "cpu"
-    precision.move_to_device(B, [other])
-    assert len(went) == 3
+# ---- metrics at other sizes than 128 px ----
 
 
 def test_lpips_takes_the_place_of_people_p_where_it_can_be_had(monkeypatch):
@@ -368,186 +342,3 @@ def test_without_lpips_there_is_no_perceptual_column_but_a_reason(monkeypatch):
         assert headline.headline_metrics(128) == (headline.HEADLINE, "")
     finally:
         headline.headline_metrics.cache_clear()
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("there, left", [(("psnr", "identity"), 9), (("psnr", "lpips", "identity"), 12)])
-def test_statements_are_held_against_the_metrics_that_there_are(there, left):
-    import pandas as pd
-
-    rows = [
-        dict(person=p, arm=arm, shot=0, seed=0, metric=m, value=float(len(arm) * p))
-        for p in (1, 2)
-        for arm in ("input", *arms.ARMS)
-        for m in there
-    ]
-    found = statistics.verdicts(pd.DataFrame(rows))
-    assert len(found) == left and ("lpips" in there) == found.measured.str.startswith("lpips").any()
-    assert list(statistics.summary(pd.DataFrame(rows)).columns[::4])[0] in there
-
-
-def test_class_pictures_of_a_real_person_are_g_s_own():
-    B = tiny_system.build()
-    made = generate(B, "a photo of a person", [0, 1, 2], steps=3, batch=2)
-    assert made.shape == (3, 3, SIZE, SIZE) and made.abs().max() <= 1 and not torch.equal(made[0], made[1])
-    assert torch.allclose(made[2], generate(B, "a photo of a person", [2], steps=3)[0], atol=1e-4)
-    assert not torch.allclose(made[0], generate(B, "a drawing", [0], steps=3)[0], atol=1e-4)
-
-
-def test_many_pictures_are_encoded_in_parts(monkeypatch):
-    B = tiny_system.build()
-    whole = pivots.prepare(B, tiny_system.pictures(5), degradations=2)
-    monkeypatch.setattr(system, "AT_ONCE", 2 * SIZE * SIZE)
-    parts = pivots.prepare(B, tiny_system.pictures(5), degradations=2)
-    assert torch.allclose(whole.latents, parts.latents, atol=1e-5) and torch.allclose(
-        whole.hints, parts.hints, atol=1e-5
-    )
-
-
-def test_a_plan_for_a_part_of_e_that_there_is_not():
-    with pytest.raises(PersonalWeightsError, match="no such part"):
-        arms.Plan(trained="half")
-    with pytest.raises(PersonalWeightsError, match="lora 4"):
-        arms.Plan(trained="repo150", model=Tuning(lora=4))
-    with pytest.raises(RangeError, match="arm out of range: 'triple'.*blind"):
-        arms.tune_arms(None, None, arms.Plan(), ("triple",))
-
-
-# ---- what it costs ----
-
-
-def test_full_size_is_that_of_the_published_layouts():
-    B = cost_counted.full_size()
-    counts = {part: sum(p.numel() for p in module.parameters()) for part, module in B.modules().items()}
-    assert counts == {
-        "unet": 865_910_724,
-        "control": 363_153_280,
-        "cleaner": 15_792_587,
-        "vae": 83_653_863,
-        "text_encoder": 340_387_840,
-    }
-    assert (B.size, B.fold) == (512, 1)
-
-
-def test_what_a_multiply_add_counts_and_what_is_kept(monkeypatch):
-    layer, x = torch.nn.Linear(8, 4), torch.zeros(2, 8)
-    assert cost_counted._counted(lambda: layer(x)) * 1e12 == 2 * 2 * 8 * 4
-    B = tiny_system.build()
-    tuned = cost_counted.tuned(B, "G")
-    assert 0 < cost_counted._kept(tuned.with_(G=cost_counted._checkpointed(tuned.G))) < cost_counted._kept(tuned)
-
-
-def test_random_weights_of_full_size_run_where_there_is_storage(monkeypatch):
-    monkeypatch.setattr(
-        cost_counted,
-        "UNET",
-        dict(
-            cost_counted.UNET,
-            block_out_channels=(32, 64),
-            cross_attention_dim=32,
-            attention_head_dim=2,
-            sample_size=8,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        ),
-    )
-    monkeypatch.setattr(cost_counted, "VAE", dict(cost_counted.VAE, sample_size=SIZE, block_out_channels=(32,) * 4))
-    monkeypatch.setattr(
-        cost_counted,
-        "TEXT",
-        dict(
-            cost_counted.TEXT,
-            vocab_size=1000,
-            hidden_size=32,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-        ),
-    )
-    monkeypatch.setattr(cost_counted, "SwinIR", lambda: tiny_system.build().cleaner)
-    B = cost_counted.full_size("cpu")
-    assert isinstance(B.G, UNet2DConditionModel) and isinstance(B.vae, AutoencoderKL) and B.size == SIZE
-    table = cost_timed.timed(
-        B, tiny_system.pictures(3), {"ours": {}, "LoRA": {"lora": 2}}, Tuning(steps=1, batch=1), 1, "E"
-    )
-    assert (
-        list(table.index) == ["plain loop", "ours", "LoRA"]
-        and table.loc["plain loop", "plain loop / this"] == 1
-        and bool((table > 0).to_numpy().all())
-    )
-    assert list(cost_timed.restoring(B, tiny_system.pictures(1), 2, (1, 2)).index) == [
-        "1 at once",
-        "2 at once",
-        "1 at once, bf16",
-        "2 at once, bf16",
-    ]
-
-
-def test_the_plain_loop_takes_the_same_step():
-    """Its loss is that of the loop it is compared with, where neither noise of the autoencoder nor a draw differs."""
-    B, x = tiny_system.build(), tiny_system.pictures(1)
-    B.vae.quant_conv.weight.data[4:], B.vae.quant_conv.bias.data[4:] = (
-        0,
-        -30,
-    )  # a posterior without spread: its sample is its mode
-    shots, prompt = pivots.Prepared(B.encode(x), B.encode(B.clean(x))[:, None]), pivots.pivot_prompt()
-    null, text = B.embed(["", prompt]).split(1)
-    x0, hint = shots.draw(1, g := torch.Generator().manual_seed(3))
-    assert torch.equal(hint[0], shots.hints[0, 0]) and x0.shape == (1, 4, 8, 8)
-    loss = cost_timed._plain_loss(B, x, x, prompt, Tuning(batch=1), torch.Generator().manual_seed(3))
-    g = torch.Generator().manual_seed(3)
-    torch.randint(1, (1,), generator=g), torch.randn(x0.shape, generator=g)  # which picture; the posterior's draw
-    eps, t = torch.randn(x0.shape, generator=g), torch.randint(1000, (1,), generator=g)
-    ours = torch.nn.functional.mse_loss(B.predict(B.scheduler.add_noise(x0, eps, t), t, text, hint, null), eps)
-    assert torch.allclose(loss, ours, atol=1e-4)
-
-
-def test_rows_of_a_record_part_by_part():
-    rows = [
-        dict(card="cpu", part="textual step", way="ours", seconds=2.0),
-        dict(card="cpu", part="restoration", way="1 at once", peak=3.0),
-    ]
-    assert cost_timed.part_of(rows, "textual step").to_dict("index") == {"ours": {"seconds": 2.0}}
-
-
-def test_class_pictures_are_imagined_once_for_a_class(monkeypatch, tmp_path):
-    B, asked, real = tiny_system.build(), [], arms.imagine
-    monkeypatch.setattr(paths, "RUNS", tmp_path)
-
-    def counted(B, prompt, seeds, *args, **options):
-        asked.extend(seeds)
-        if len(asked) == 8:
-            raise KeyboardInterrupt
-        return real(B, prompt, seeds, *args, **options)
-
-    monkeypatch.setattr(arms, "imagine", counted)
-    plan = arms.Plan(prior=7, steps=3, textual=Tuning(quiet=True))
-    with pytest.raises(KeyboardInterrupt):
-        asked.append(-1)
-        person.imagined(B, "a photo of a man", plan)
-    made = person.imagined(B, "a photo of a man", plan)
-    assert made.shape == (7, 3, SIZE, SIZE) and asked == [
-        -1,
-        0,
-        1,
-        2,
-        3,
-        4,
-        5,
-        6,
-        4,
-        5,
-        6,
-    ]  # what was done before the interruption is kept
-    assert torch.equal(made, person.imagined(B, "a photo of a man", plan)) and len(asked) == 11
-    person.imagined(B, "a photo of a woman", plan)
-    person.imagined(B.with_(G=tiny_system.build(seed=1).G), "a photo of a man", plan)
-    assert len(asked) == 11 + 2 * 7  # another class, another G
-
-
-def test_bf16_restores_the_same_picture_but_for_rounding():
-    from lib.restoration.sampling import restore
-
-    B, x = tiny_system.build(), tiny_system.pictures(2, 1)
-    plain, rounded = (restore(B, x, seeds=[0, 1], steps=4, levers=precision.parse(words)) for words in ("", "bf16"))
-    assert rounded.dtype == torch.float32 and 0 < (plain - rounded).abs().mean() < 0.02

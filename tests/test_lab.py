@@ -17,7 +17,7 @@ from nbformat.v4 import new_output
 from lib import paths
 from lib.runs import lab
 
-BOOK = "06_affine_landmark_distance.ipynb"
+BOOK = "01_degradation_synthesis.ipynb"
 TOKEN = "for-this-test"
 
 

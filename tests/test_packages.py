@@ -16,7 +16,7 @@ ARROWS = {
     "training": {"people", "degradation", "models"},
     "restoration": {"people", "models", "metrics.identity"},
     "studies": {"people", "degradation", "models", "metrics", "training", "restoration", "runs"},
-    "runs": {"metrics.registry"},
+    "runs": set(),
 }
 
 

@@ -29,10 +29,16 @@ def folder(dual, tmp_path):
     return tmp_path / "ada"
 
 
+@pytest.fixture(scope="module")
+def G_adapted(B, adapted):
+    """A system with adapters in G alone, which load in half the time."""
+    return adapted.with_(E=B.E)
+
+
 @pytest.fixture
-def adapters(adapted, tmp_path):
+def adapters(G_adapted, tmp_path):
     """Adapters of a person."""
-    adapted.save_personal(tmp_path / "bo")
+    G_adapted.save_personal(tmp_path / "bo")
     return tmp_path / "bo"
 
 
@@ -44,13 +50,11 @@ def predictions(B):
 
 
 def rewrite(folder, **changes):
-    """Change fields of the card, None to take one out, and make every digest fit."""
-    card = json.loads((folder / CARD).read_text()) | changes
+    """Change fields of the card, and make every digest fit."""
+    card = json.loads((folder / CARD).read_text())
     files = [file for file in folder.rglob("*") if file.is_file() and file.name != CARD]
     digests = {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    (folder / CARD).write_text(
-        json.dumps({"files": digests, **card, **({} if "files" in changes else {"files": digests})})
-    )
+    (folder / CARD).write_text(json.dumps({**card, "files": digests, **changes}))
 
 
 def change_tensors(file, change):
@@ -94,13 +98,12 @@ def test_the_card_says_what_was_tuned(B, data, folder):
     assert sorted(card["files"]) == ["control.safetensors", "unet.safetensors"]
 
 
-def test_adapters_come_back_exactly(B, adapted, adapters):
+def test_adapters_come_back_exactly_and_plain_peft_opens_them(B, adapted, tmp_path):
+    adapters = tmp_path / "bo"
+    adapted.save_personal(adapters)
     again = load_personal(adapters, B)
     assert torch.equal(predictions(again), predictions(adapted)) and again.personal == adapted.personal
     assert not torch.allclose(predictions(again), predictions(B), atol=1e-3)
-
-
-def test_plain_peft_opens_the_adapters(B, adapted, adapters):
     G = PeftModel.from_pretrained(copy.deepcopy(B.G), str(adapters / "unet")).eval()
     E = PeftModel.from_pretrained(copy.deepcopy(B.E), str(adapters / "control")).eval()
     assert torch.equal(predictions(B.with_(G=G, E=E)), predictions(adapted))
@@ -111,7 +114,7 @@ def test_plain_peft_opens_the_adapters(B, adapted, adapters):
 def test_only_what_changed_is_written(B, dual, tmp_path):
     for part, other, file in (("G", "E", "unet"), ("E", "G", "control")):
         dual.with_(**{other: getattr(B, other)}).save_personal(tmp_path / part)
-        assert sorted(f.name for f in (tmp_path / part).iterdir()) == [CARD, f"{file}.safetensors"]
+        assert {f.name for f in (tmp_path / part).iterdir()} == {CARD, f"{file}.safetensors"}
         again = load_personal(tmp_path / part, B)
         assert getattr(again, other) is getattr(B, other) and tiny_system.changed(B, again) == [file]
 
@@ -215,15 +218,14 @@ def test_a_card_that_is_none_is_named(B, folder, text):
 
 
 @pytest.mark.parametrize("name", list(KEYS))
-@pytest.mark.parametrize("value", ["missing", None, {"odd": 1}])
-def test_a_missing_or_mistyped_field_of_the_card_is_named(B, folder, name, value):
-    if name == "files" and value == {"odd": 1}:
-        pytest.skip("a dict, of another file")
-    rewrite(folder, **{name: value})
-    if value == "missing":
-        card = json.loads((folder / CARD).read_text())
-        (folder / CARD).write_text(json.dumps({key: card[key] for key in card if key != name}))
-    refused(folder, B, f"incomplete card.*{name}")
+def test_a_missing_or_mistyped_field_of_the_card_is_named(B, folder, name):
+    card = json.loads((folder / CARD).read_text())
+    others = {key: value for key, value in card.items() if key != name}
+    for odd in (others, card | {name: None}, card | {name: 1}, card | {name: True}):
+        if odd.get(name) == 1 and type(card[name]) is int:
+            continue
+        (folder / CARD).write_text(json.dumps(odd))
+        refused(folder, B, f"incomplete card.*{name}")
 
 
 @pytest.mark.parametrize(
@@ -279,17 +281,17 @@ def other_shape(state):
     state[name] = torch.cat([state[name], state[name]])
 
 
+@pytest.mark.filterwarnings("ignore:Found missing adapter keys")
 @pytest.mark.parametrize("change", [lost, stray, only_stray, not_a_number, infinite, other_shape])
 @pytest.mark.parametrize("kind, file", [("folder", "unet.safetensors"), ("adapters", ADAPTERS)])
 def test_tensors_that_do_not_fit_are_named_although_all_digests_do(B, request, kind, file, change):
     folder = request.getfixturevalue(kind)
-    rewrite(folder)
-    load_personal(folder, B)  # the digests alone are no reason
     change_tensors(folder / file, change)
     rewrite(folder)
     refused(folder, B, "damaged personal weights.*unet")
 
 
+@pytest.mark.filterwarnings("ignore:Found missing adapter keys", "ignore:Unexpected keyword arguments")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -310,6 +312,14 @@ def test_other_settings_of_adapters_are_named_although_all_digests_fit(B, adapte
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     rewrite(adapters)
     refused(adapters, B, "damaged personal weights.*unet")
+
+
+@pytest.mark.parametrize("kind", ["folder", "adapters"])
+def test_a_card_that_was_written_again_is_accepted(B, request, kind):
+    """So what the tests around this one change, and not their digests, is refused."""
+    folder = request.getfixturevalue(kind)
+    rewrite(folder)
+    load_personal(folder, B)
 
 
 def test_weights_of_a_network_that_the_card_does_not_name_are_refused(B, folder):
@@ -344,10 +354,10 @@ def test_a_failed_save_leaves_nothing_or_the_older_weights(adapted, dual, folder
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
-def test_a_newer_save_replaces_the_older_one(B, adapted, folder):
-    adapted.save_personal(folder)
-    assert not (folder / "unet.safetensors").exists()
-    assert torch.equal(predictions(load_personal(folder, B)), predictions(adapted))
+def test_a_newer_save_replaces_the_older_one(B, G_adapted, folder):
+    G_adapted.save_personal(folder)
+    assert sorted(file.name for file in folder.iterdir()) == [CARD, "unet"]
+    assert torch.equal(predictions(load_personal(folder, B)), predictions(G_adapted))
 
 
 # ---- names and hashes ----

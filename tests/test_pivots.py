@@ -216,6 +216,12 @@ def test_the_terms_of_eq_2_have_one_backward_pass_each(B, data, others, loss_of)
     assert torch.equal(only(0), own)  # the prior leaves the person's draws as they are
 
 
+@pytest.mark.parametrize("weight", [math.nan, math.inf, "1"])
+def test_a_weight_that_is_no_finite_number_is_named(B, data, others, weight):
+    with pytest.raises(RangeError, match="weight.*Remedy"):
+        textual_pivot(B, data, prior=others, weight=weight)
+
+
 @pytest.mark.parametrize("token", ["", " "])
 def test_a_prompt_without_a_token_is_refused(B, data, token):
     with pytest.raises(RangeError, match="token.*Remedy.*'sks'"):
@@ -393,11 +399,12 @@ def test_gradients_reach_E_through_a_G_that_stays_fixed(B, data, loss_of):
 
 
 def test_the_scheduler_is_left_as_it_is(B, data):
-    before, loop = {key: str(value) for key, value in vars(B.scheduler).items()}, copy.copy(B.scheduler)
-    loop.set_timesteps(7)
+    B = B.with_(scheduler=copy.copy(B.scheduler))
+    B.scheduler.set_timesteps(7)  # somebody is sampling
+    before = tiny_system.everything(B)
     tuned = model_pivot(textual_pivot(B, data, training=training()), data, training())
-    assert {key: str(value) for key, value in vars(B.scheduler).items()} == before and tuned.scheduler is B.scheduler
-    assert len(loop.timesteps) == 7
+    assert tiny_system.everything(B) == before and tuned.scheduler is B.scheduler
+    assert len(B.scheduler.timesteps) == 7
 
 
 def test_the_two_pivots_draw_different_examples(B, data, spy):
@@ -544,7 +551,7 @@ def test_a_few_steps_on_one_picture_reduce_its_loss(B):
         with torch.no_grad():
             return eps_loss(tuned, noise, B.embed([P] * 48), one.hints[:, 0].expand(48, -1, -1, -1))
 
-    longer = training(steps=25, batch=4)
+    longer = training(steps=20, batch=4)
     assert loss(textual_pivot(B, one, training=longer)) < 0.9 * loss(B)
     assert loss(model_pivot(B.personalised(Personal()), one, longer)) < 0.97 * loss(B)
 
@@ -643,11 +650,10 @@ def test_everything_that_decides_the_model_pivot_is_in_its_checkpoint(B, data, o
     assert len({str(one) for one in [base, *different]}) == 9
 
 
-@pytest.mark.parametrize("lora", [0, 2])
 @pytest.mark.parametrize("step", STEPS)
-def test_a_checkpoint_of_another_base_is_refused(B, data, tmp_path, step, lora):
+def test_a_checkpoint_of_adapters_on_another_base_is_refused(B, data, tmp_path, step):
     """An adapter's own first weights are the same on every base."""
-    kept = training(steps=1, batch=1, lora=lora, folder=str(tmp_path))
+    kept = training(steps=1, batch=1, lora=2, folder=str(tmp_path))
     step(B, data, training=kept)
     for part in ("G", "E", "text_encoder"):
         with pytest.raises(CheckpointError, match="checkpoint of another training.*Remedy"):

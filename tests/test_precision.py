@@ -307,7 +307,7 @@ def vector(module):
 
 def change(B, data, options, lora):
     """What both pivots changed in G and in E, as two vectors."""
-    training = settings(options, steps=3, lora=lora)
+    training = settings(options, lora=lora)
     B_p = pivots.model_pivot(pivots.textual_pivot(B, data, training=training), data, training)
     start = {part: vector(tunable(getattr(B, part), Training(lora=lora))) for part in "GE"}
     return [vector(getattr(B_p, part)) - start[part] for part in "GE"]

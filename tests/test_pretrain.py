@@ -1,4 +1,4 @@
-"""Training of the tiny system: whom it sees, its losses in closed form, resuming."""
+"""Training of the tiny system: the people it is trained on, losses in closed form, resuming."""
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from lib.errors import SplitError
 from lib.images import to_uint8
 from lib.models import system
+from lib.models.system_folder import load_system
 from lib.people import procedural
 from lib.training import picture_pool, pretraining, trainer
 
@@ -17,7 +18,7 @@ ABAR = torch.tensor(np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) *
 
 @pytest.fixture(scope="module")
 def pool():
-    """Four people in two pictures each, made up."""
+    """Two random pictures of each of four people."""
     g = torch.Generator().manual_seed(0)
     clean = to_uint8(tiny_system.pictures(8))
     return picture_pool.Pool(
@@ -49,6 +50,15 @@ def test_a_pool_is_of_training_people_in_order_across_workers_chunks():
     assert pool.degraded.shape == pool.pictures.shape and pool.degraded.dtype == torch.uint8
     assert (pool.degraded.float() - pool.pictures).abs().mean((1, 2, 3)).min() > 0.5  # every one is degraded
     assert torch.equal(pool.degraded, picture_pool.make_pool(count, shots, size, start=5, workers=2).degraded)
+
+
+def test_workers_are_fresh_processes_that_inherit_no_threads(monkeypatch):
+    contexts, kind = [], picture_pool.ProcessPoolExecutor
+    monkeypatch.setattr(
+        picture_pool, "ProcessPoolExecutor", lambda n, mp_context: contexts.append(mp_context) or kind(n, mp_context)
+    )
+    picture_pool.make_pool(2, 1, 32, workers=2)
+    assert [context.get_start_method() for context in contexts] == ["spawn"]
 
 
 @pytest.mark.parametrize("stranger", [8, 9])
@@ -88,15 +98,15 @@ def line_loss(net):
 
 
 def test_fit_against_a_plain_loop():
-    """AdamW, clipped at 1, warmed up, cosine, and the exponential average of the weights in the end."""
+    """AdamW with clipping at 1, warm-up and cosine decay; in the end the exponential average of the weights."""
     net, twin, steps = line(), line(), 40
-    losses = trainer.fit("line", [net], line_loss(net), steps=steps, lr=0.05, seed=3)
+    losses = pretraining.fit("line", [net], line_loss(net), steps=steps, lr=0.05, seed=3)
     optimiser = torch.optim.AdamW(twin.parameters(), lr=0.05, betas=(0.9, 0.99))
     schedule = get_cosine_schedule_with_warmup(optimiser, 1, steps)
     average, want = None, []
     for step in range(steps):
         optimiser.zero_grad()
-        loss = line_loss(twin)(torch.Generator().manual_seed(3 * 1_000_003 + step))
+        loss = line_loss(twin)(trainer.generator(3, "line", step))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
         optimiser.step(), schedule.step()
@@ -111,7 +121,7 @@ def test_fit_against_a_plain_loop():
 def test_an_interrupted_fit_ends_as_an_uninterrupted_one(tmp_path, stop):
     options = dict(steps=9, lr=0.05, seed=1, every=2)
     whole, net = line(), line()
-    want = trainer.fit("line", [whole], line_loss(whole), **options)
+    want = pretraining.fit("line", [whole], line_loss(whole), **options)
     count = []
 
     def broken(g):
@@ -121,11 +131,13 @@ def test_an_interrupted_fit_ends_as_an_uninterrupted_one(tmp_path, stop):
         return line_loss(net)(g)
 
     with pytest.raises(KeyboardInterrupt):
-        trainer.fit("line", [net], broken, folder=tmp_path, **options)
+        pretraining.fit("line", [net], broken, folder=tmp_path, **options)
     assert [f.name for f in tmp_path.iterdir()] == ["line.pt"]
     count.clear()
     fresh = line()
-    losses = trainer.fit("line", [fresh], lambda g: count.append(1) or line_loss(fresh)(g), folder=tmp_path, **options)
+    losses = pretraining.fit(
+        "line", [fresh], lambda g: count.append(1) or line_loss(fresh)(g), folder=tmp_path, **options
+    )
     assert losses == want and len(count) == 9 - (stop - 1) // 2 * 2
     assert tiny_system.same(fresh.state_dict(), whole.state_dict())
 
@@ -157,7 +169,7 @@ def test_after_the_autoencoder_latents_have_unit_variance(B, pool):
 def test_the_scaling_factor_is_saved_with_the_weights(B, pool, tmp_path):
     pretraining.fit_autoencoder(B, pool, batch=2, steps=1, lr=1e-3)
     B.save(tmp_path, torch.float32)
-    assert float(pretraining.latents(system.load(tmp_path), pool.pictures).std()) == pytest.approx(1, abs=1e-3)
+    assert float(pretraining.latents(load_system(tmp_path), pool.pictures).std()) == pytest.approx(1, abs=1e-3)
 
 
 def test_the_cleaner_learns_to_clean_and_nothing_else_moves(B, pool):

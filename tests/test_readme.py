@@ -31,7 +31,7 @@ def test_every_command_exists():
 def test_the_table_is_that_of_the_recorded_study():
     table = re.search(r"<!-- study -->\n(.*?)\n<!-- /study -->", README, re.S).group(1)
     assert (
-        statistics.markdown(pd.DataFrame(record.read(paths.RESULTS / "03_study" / "record.json")["metrics"])) in table
+        statistics.markdown(pd.DataFrame(record.read(paths.RESULTS / "04_study" / "record.json")["metrics"])) in table
     )
 
 
@@ -60,9 +60,10 @@ def stored(start):
 
 
 def test_the_figures_of_the_full_size_are_those_that_notebook_22_counted():
-    memory, arithmetic, disk = (stored(start) for start in ("memory = cost_counted.memory", "cost_counted.expected(", "disk = cost_counted"))
+    cells = ("memory = cost_counted.memory", "cost_counted.expected(", "disk = cost_counted")
+    memory, arithmetic, disk = map(stored, cells)
     (_, bf16, checkpointing), adapters = memory["G, full weights"], memory["G, LoRA 3"][2]
-    assert f"at most {bf16} GB (of the 25.8" in README and f"{checkpointing} GB with `-p LEVERS" in README
+    assert f"at most {bf16} GB (of the 25.8" in README and f"{checkpointing} GB with `-p GRADIENT_CHECKPOINTING" in README
     assert f"; {adapters} GB with adapters of rank 3" in README
     tflop, seconds = (arithmetic["textual"][k] + arithmetic["model"][k] for k in (1, 2))
     assert f"are {tflop:.0f} TFLOP, {seconds:.0f} s of an H200" in README
@@ -74,7 +75,7 @@ def test_the_figures_of_the_full_size_are_those_that_notebook_22_counted():
     assert f"and {adapted:.0f} MB a person instead of {full / 1000:.1f} GB" in README
     G, E = (disk[f"checkpoint of {one}, full weights"][0] / 1000 for one in ("G", "E"))
     assert f"checkpoints of {G:.1f} GB (G) and {E:.1f} GB (E)" in README  # each written beside the last one of its own
-    assert f"leave {2 * G:.0f} GB of disk\nfor notebook 00, {2 * G + 4 * E:.0f} GB for the six arms" in README
+    assert f"leave {2 * G:.0f} GB\nof disk for notebook 00, {2 * G + 4 * E:.0f} GB for the six arms" in README
 
 
 def test_torch_is_pinned_as_everywhere():

@@ -151,13 +151,3 @@ def test_a_folder_in_the_place_of_a_record_is_refused(tmp_path):
     (tmp_path / record.FILE).mkdir()
     with pytest.raises(RecordError, match="Cannot read the record"):
         record.read(tmp_path / record.FILE)
-
-
-def test_gather_makes_one_row_for_each_picture(tmp_path):
-    one(tmp_path / "b", psnr=(30.0,))
-    one(tmp_path / "a")
-    table = record.gather(tmp_path)
-    assert list(table["run"]) == ["a", "a", "b"] and list(table["psnr"]) == [20.0, 21.0, 30.0]
-    assert set(table["STEPS"]) == {50} and set(table["notebook"]) == {"03_arms"}
-    with pytest.raises(RecordError, match="No records"):
-        record.gather(tmp_path / "nothing")

@@ -554,14 +554,14 @@ def test_list_shows_the_parameters(small, capsys):
     ],
 )
 def test_numbers_that_would_fail_after_minutes_are_refused_at_once(name, bad, good):
-    notebook = parameters.find("03_dual_pivot_ablation")
+    notebook = parameters.find("04_dual_pivot_ablation")
     with pytest.raises(RangeError, match=f"{name} out of range.*Remedy"):
         parameters.resolve(notebook, typed=[(name, bad)])
     assert parameters.resolve(notebook, typed=[(name, good)])[name] == yaml.safe_load(good.replace("1e-4", "1.0e-4"))
 
 
 def test_a_kernel_knows_whether_its_parameters_are_the_committed_ones():
-    notebook = parameters.find("03_dual_pivot_ablation")
+    notebook = parameters.find("04_dual_pivot_ablation")
     own = parameters.resolve(notebook)
-    assert parameters.is_default("03_dual_pivot_ablation", own)
-    assert not parameters.is_default("03_dual_pivot_ablation", {**own, "SEED": 1})
+    assert parameters.is_default("04_dual_pivot_ablation", own)
+    assert not parameters.is_default("04_dual_pivot_ablation", {**own, "SEED": 1})

@@ -124,5 +124,7 @@ def everything(B):
     modes = [
         (m.training, getattr(m, "gradient_checkpointing", None)) for one in B.modules().values() for m in one.modules()
     ]
-    scheduler = {key: str(value) for key, value in vars(B.scheduler).items()}
+    # a name with an underscore is a note of diffusers
+    scheduler = {name: str(value) for name, value in vars(B.scheduler).items() if not name.startswith("_")}
+    scheduler |= {name: value for name, value in B.scheduler.config.items() if not name.startswith("_")}
     return sums, dtypes, flags, modes, scheduler, B.vae.config.scaling_factor, B.personal

@@ -63,7 +63,7 @@ def split_parts(state, file):
     unknown = [key for key in state if not key.startswith((*PREFIXES.values(), *UNUSED))]
     if unknown:
         raise WeightsError(
-            f"weights of an unknown layout: {file} holds {len(unknown)} tensors that belong to no part of SD 2.1 and "
+            f"weights of an unknown layout: {file} holds {len(unknown)} tensor(s) that belong to no part of SD 2.1 and "
             f"DiffBIR, such as {unknown[0]!r}. Remedy: give the original file."
         )
     return held

@@ -24,7 +24,7 @@ CARD = "personal.json"
 ADAPTED = (
     "to_q to_k to_v to_out.0 proj_in proj_out net.0.proj net.2 conv1 conv2 conv_shortcut conv time_emb_proj".split()
 )  # every layer of the blocks: adapters on attention alone keep less than half of the identity gain
-NO_SETTINGS = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version"}  # of an adapter's computation
+NOTES = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version"}  # of peft: they decide no result
 KEYS = {"token": str, "class_noun": str, "prompt": str, "class_prompt": str, "gamma": float, "steps": list, "seed": int}
 KEYS |= {"references": str, "base": str, "changed": list, "files": dict}
 
@@ -217,7 +217,7 @@ def check_loaded(network, state, adapter="default"):
     """
     config = network.peft_config[adapter].to_dict()
     expected = adapter_config(config["r"]).to_dict()
-    differ = sorted(key for key in expected.keys() - NO_SETTINGS if config.get(key) != expected[key])
+    differ = sorted(key for key in expected.keys() - NOTES if config.get(key) != expected[key])
     if differ:
         raise ValueError(f"adapters with other settings: {differ[0]} is {str(config.get(differ[0]))[:40]}")
     expected = get_peft_model_state_dict(network, adapter_name=adapter).keys()

@@ -1,4 +1,4 @@
 """Running a notebook and keeping what it found: parameters, the strict runner, run folders, records, pages, figures.
 
-Imports: the leaves, and of `lib.metrics` its labels alone.
+Imports: the leaves alone. What a figure must know of metrics (labels, which way is better) it is given.
 """

@@ -74,7 +74,7 @@ def declared(notebook):
         body = ast.parse(cells[0].source).body
     except SyntaxError as error:
         raise NotebookError(
-            f"Parameters cell is not Python: {paths.display_path(notebook)}: {error}. Remedy: mend the cell."
+            f"Parameters cell is not Python: {paths.display_path(notebook)}: {error}. Remedy: correct the cell."
         ) from None
     lines = cells[0].source.encode().splitlines()  # ast counts columns in bytes
     found = [_parameter(node, lines[node.end_lineno - 1][node.end_col_offset :].decode(), notebook) for node in body]

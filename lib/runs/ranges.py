@@ -18,7 +18,7 @@ LEAST = {
     "REFERENCES": 1,
     "DRAWS": 1,
     "CROWD": 1,
-    "SHOTS": 1,
+    "IMAGES": 1,
     "BATCHES": 1,
     "MEASURED": 1,
     "TEXTUAL_STEPS": 1,

@@ -5,7 +5,6 @@ Tables are made from records only.
 
 import json
 import math
-import os
 import platform
 import resource
 import subprocess
@@ -14,8 +13,6 @@ import time
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-
-import pandas as pd
 
 from lib import paths
 from lib.errors import RecordError
@@ -110,6 +107,8 @@ class Record:
             "peak_memory": peak_memory(),
             "metrics": self.metrics,
         }
+        if self.device.startswith("cuda"):
+            own["peak_memory_gpu"] = sys.modules["torch"].cuda.max_memory_allocated(self.device)
         write_json(Path(folder or self.folder) / FILE, own)
 
     def _check_unchanged(self):
@@ -121,14 +120,6 @@ class Record:
                 f"{changed[0]} is {self._variables[changed[0]]!r} now, and was {self.parameters[changed[0]]!r} "
                 "when the record was begun. Remedy: run the whole notebook again (Run All)."
             )
-
-
-def run_folder(notebook):
-    """The folder of a run by hand without regard to its parameters; `Record.here(...).folder` takes its place."""
-    named = os.environ.get(folders.RUNNER)
-    folder = Path(named) if named else paths.child(paths.RUNS, folders.LIVE, notebook)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def versions():
@@ -244,28 +235,3 @@ def _fault(found):
 
 def _refuse(constant):
     raise ValueError(f"{constant} is not a number of JSON")
-
-
-def gather(folder, pattern=f"**/{FILE}"):
-    """A table of all records below `folder`: one row for each picture, the run's own columns in front.
-
-    Columns: run (its folder, below `folder`), notebook, seed, device, commit, every parameter, then the row's own
-    (a row's own value wins over a parameter of the same name). Raises RecordError where there is no record.
-    """
-    found = {path: read(path) for path in sorted(Path(folder).glob(pattern))}
-    if not found:
-        raise RecordError(
-            f"No records: {paths.display_path(folder)}/{pattern}. "
-            "Remedy: run a notebook with `python -m lib.run` first."
-        )
-    rows = []
-    for path, record in found.items():
-        run = described(record) | {"run": path.parent.relative_to(folder).as_posix()}
-        rows += [run | row for row in record["metrics"] or [{}]]
-    return pd.DataFrame(rows)
-
-
-def described(record):
-    """What names a run in a table: run (filled by the caller), notebook, seed, device, commit, every parameter."""
-    own = {"run": "", "notebook": record["notebook"], "seed": record["seed"], "device": record["device"]}
-    return own | {"commit": record["commit"]["id"]} | record["parameters"]

@@ -110,7 +110,7 @@ def _errors_named(notebook, folder):
         kind = NoSpaceError if paths.disk_full(error) else RunError
         raise kind(
             f"Not finished: {notebook.stem} {_where(partial)}: {_why(error)}. "
-            "Remedy: mend that, then give the same command again."
+            "Remedy: repair that, then give the same command again."
         ) from error
 
 

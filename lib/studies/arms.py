@@ -92,7 +92,7 @@ def tune_arms(B, person, plan, arms=tuple(ARMS), prior=None, folder=None):
         if arm in arms or second in arms:
             move_to_device(B, tuned.values())
             settings = dict(gamma=plan.gamma, in_context=in_context, prior=prior)
-            tuned[arm] = textual_pivot(B, data, person.class_noun, _in(plan.textual, folder, arm), **settings)
+            tuned[arm] = textual_pivot(B, data, person.class_noun, checkpointed(plan.textual, folder, arm), **settings)
         if second in arms:
             tuned[second] = _model_pivot(tuned[arm], data, plan, tuned, folder, second)
     if ENCODER in arms:
@@ -102,11 +102,11 @@ def tune_arms(B, person, plan, arms=tuple(ARMS), prior=None, folder=None):
 
 def _model_pivot(B_p, data, plan, tuned, folder, arm):
     move_to_device(B_p, tuned.values())  # a GPU need not hold the networks of every arm
-    return model_pivot(B_p, data, _in(plan.model, folder, arm), trained=plan.trained)
+    return model_pivot(B_p, data, checkpointed(plan.model, folder, arm), trained=plan.trained)
 
 
-def _in(training, folder, arm):
-    """The training with checkpoints in a folder of its arm; written at most four times, at full size each has 10 GB."""
+def checkpointed(training, folder, arm):
+    """The training with checkpoints in a folder of its arm; at most four, because at full size each has 10 GB."""
     folder = folder or training.folder
     if not folder:
         return training

@@ -10,7 +10,7 @@ from lib.degradation.degrade import degrade
 from lib.errors import PictureError, RangeError
 from lib.images import check_pictures
 from lib.models.personal_weights import Personal, picture_hash
-from lib.models.precision import offloaded
+from lib.models.precision import move_to_device, offloaded
 from lib.models.system import GAMMA, RARE_TOKEN
 from lib.training.trainer import Training, train
 from lib.training.tunable import check_trained, restrict_to_published, settle, tunable
@@ -83,9 +83,10 @@ def textual_pivot(
     training = training or default_trainings(B)[0]
     personal = Personal(token, class_noun, checks.fraction("gamma", gamma), _steps(B, textual=training.steps))
     personal = replace(personal, seed=training.seed, references=_prepared(data).references)
-    prior = None if prior is None else _prepared(prior)
+    prior, weight = None if prior is None else _prepared(prior), checks.finite("weight", weight)
     if not token.strip():
         raise RangeError(f"token out of range: {token!r}. Remedy: give a rare word, such as {RARE_TOKEN!r}.")
+    move_to_device(B, [B.base] if B.base else [])
     G = tunable(B.freeze().G, training)
     E = training.precision.frozen(B.E) if in_context else B.E
     loss = TextualLoss(B.with_(G=G, E=E), data, personal, training.batch, in_context, prior, weight)
@@ -110,6 +111,7 @@ def model_pivot(B_p, data, training=None, *, trained="all"):
     check_trained(trained, training.lora)
     blind = Personal(token="", seed=training.seed, references=_prepared(data).references)
     personal = replace(B_p.personal or blind, steps=_steps(B_p, model=training.steps))
+    move_to_device(B_p, [B_p.base] if B_p.base else [])  # the base's own networks are not needed
     E = tunable(B_p.freeze().E, training)
     if trained == "repo150":
         restrict_to_published(E)
@@ -220,7 +222,7 @@ def data_known_by(data, prior=None, weight=1.0):
     for one in (data, prior):
         if one is not None:
             known_by += [one.source] if one.source else [one.latents, one.hints]
-    return [*known_by, str(float(weight))]
+    return [*known_by, str(weight)]
 
 
 def _settings(personal):
