@@ -1,6 +1,8 @@
 """The strict runner: refuses before anything runs, one folder for the same parameters, nothing lost on the way."""
 
+import base64
 import errno
+import io
 import json
 import os
 import re
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image
 
 from lib import paths
 from lib.errors import DeviceError, NoSpaceError, NotebookError, ParameterError, RangeError
@@ -565,3 +568,13 @@ def test_a_kernel_knows_whether_its_parameters_are_the_committed_ones():
     own = parameters.resolve(notebook)
     assert parameters.is_default("04_dual_pivot_ablation", own)
     assert not parameters.is_default("04_dual_pivot_ablation", {**own, "SEED": 1})
+
+
+def test_a_stored_picture_is_packed_again_without_a_change():
+    picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    encoded = io.BytesIO()
+    Image.fromarray(np.dstack([picture, np.full((40, 40), 255, np.uint8)])).save(encoded, "PNG", compress_level=0)
+    small = pages.smaller(base64.b64encode(encoded.getvalue()).decode())
+    assert np.array_equal(np.array(Image.open(io.BytesIO(base64.b64decode(small)))), picture)
+    assert len(small) < len(encoded.getvalue())
+    assert pages.smaller(small) == small
