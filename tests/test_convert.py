@@ -22,7 +22,7 @@ from huggingface_hub import constants
 from original_layouts import FULL, SMALL
 from safetensors.torch import save_file
 
-from lib import paths
+from lib import load_system, paths
 from lib.errors import RangeError, WeightsError
 from lib.models import checkpoint_layouts, convert, download, published_sources, system, weight_files
 from lib.models.swinir import Attention, Block, SwinIR, relative_index, shift_mask
@@ -153,7 +153,7 @@ def folder(files, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def B(folder):
-    return system.load(folder)
+    return load_system(folder)
 
 
 # ---- full size, by shapes alone ----
@@ -429,7 +429,7 @@ def test_the_folder_has_diffusers_layout_and_says_where_it_comes_from(folder, fi
 )
 def test_every_layout_of_the_same_weights_gives_the_same_system(files, B, tmp_path, names):
     convert.convert(sources(files, *names), tmp_path / "system", SIZE)
-    back = system.load(tmp_path / "system")
+    back = load_system(tmp_path / "system")
     assert back.fingerprint() == B.fingerprint() and back.size == SIZE
     assert torch.equal(back.embed(["a photo!", ""]), B.embed(["a photo!", ""]))
     assert {
@@ -484,7 +484,7 @@ def test_the_command_takes_a_hub_id_from_the_hubs_cache(files, B, tmp_path):
         "cleaner",
         "system",
     ]
-    back = system.load(tmp_path / "system")
+    back = load_system(tmp_path / "system")
     assert (
         back.fingerprint() == B.fingerprint()
         and back.provenance["sources"][0]["source"] == f"{weight_files.BASE_ID} at 0123abcd"

@@ -509,7 +509,7 @@ def test_ctrl_c_reaches_the_kernel_keeps_the_partial_and_says_how_to_resume(tmp_
     path = notebook(tmp_path / "long.ipynb", waits, WRITE)
     process, _ = started(path, tmp_path, monkeypatch, "started")
     process.send_signal(signal.SIGINT)
-    _, says = process.communicate(timeout=30)
+    _, says = process.communicate(timeout=120)
     assert process.returncode == 1 and "Interrupted: long" in says and "the same command resumes it" in says
     (folder,) = (tmp_path / "runs" / "long").iterdir()
     assert sorted(path.name for path in folder.iterdir()) == ["checkpoint", "long.partial.ipynb", "started"]
@@ -574,7 +574,8 @@ def test_a_stored_picture_is_packed_again_without_a_change():
     picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
     encoded = io.BytesIO()
     Image.fromarray(np.dstack([picture, np.full((40, 40), 255, np.uint8)])).save(encoded, "PNG", compress_level=0)
-    small = pages.smaller(base64.b64encode(encoded.getvalue()).decode())
+    stored = base64.b64encode(encoded.getvalue()).decode()
+    small = pages.smaller(stored)
     assert np.array_equal(np.array(Image.open(io.BytesIO(base64.b64decode(small)))), picture)
-    assert len(small) < len(encoded.getvalue())
+    assert len(small) < 0.8 * len(stored)
     assert pages.smaller(small) == small

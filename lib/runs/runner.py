@@ -58,7 +58,7 @@ def refresh(notebook):
     with _errors_named(notebook, folder):
         paths.remove(folder)  # its outputs must not come from what an earlier run left
         folders.make(folder)
-        _write(pages.described(pages.tidied(parameters.load(_execute(notebook, {}, folder)))), notebook)
+        _write(pages.repacked(pages.described(pages.tidied(parameters.load(_execute(notebook, {}, folder))))), notebook)
     return folder
 
 
