@@ -63,7 +63,8 @@ def test_the_figures_of_the_full_size_are_those_that_notebook_22_counted():
     cells = ("memory = cost_counted.memory", "cost_counted.expected(", "disk = cost_counted")
     memory, arithmetic, disk = map(stored, cells)
     (_, bf16, checkpointing), adapters = memory["G, full weights"], memory["G, LoRA 3"][2]
-    assert f"at most {bf16} GB (of the 25.8" in README and f"{checkpointing} GB with `-p GRADIENT_CHECKPOINTING" in README
+    assert f"at most {bf16} GB (of the 25.8" in README
+    assert f"{checkpointing} GB with `-p GRADIENT_CHECKPOINTING" in README
     assert f"; {adapters} GB with adapters of rank 3" in README
     tflop, seconds = (arithmetic["textual"][k] + arithmetic["model"][k] for k in (1, 2))
     assert f"are {tflop:.0f} TFLOP, {seconds:.0f} s of an H200" in README
