@@ -118,7 +118,7 @@ def intervals(summary, arms, labels, higher_is_better, reference="blind"):
 def forest(results):
     """A forest plot: paired differences with their 95 % intervals, coloured and marked by outcome, a panel per metric.
 
-    Args: results, a table with the columns claim, metric, difference, low, high (numbers; NaN without an interval)
+    Args: results, a table with the columns statement, metric, difference, low, high (numbers; NaN without an interval)
     and outcome, one of OUTCOMES. Returns a matplotlib figure. Raises ValueError for another outcome.
     """
     if other := sorted(set(results["outcome"]) - set(OUTCOMES)):
@@ -134,7 +134,7 @@ def forest(results):
         _forest_panel(axis, metric, rows[::-1])
     marks = [plt.Line2D([], [], color=colour, marker=mark, label=name) for name, (colour, mark) in OUTCOMES.items()]
     figure.legend(handles=marks, fontsize=8, ncols=len(marks), loc="outside lower center")
-    lines = [f"{row.claim} ({row.metric}): {row.difference:+.3f}, {row.outcome}" for row in results.itertuples()]
+    lines = [f"{row.statement} ({row.metric}): {row.difference:+.3f}, {row.outcome}" for row in results.itertuples()]
     return described(figure, f"Paired differences with 95 % intervals. {'; '.join(lines)}")
 
 
@@ -144,7 +144,7 @@ def _forest_panel(axis, metric, rows):
         axis.plot([row.low, row.high], [place, place], color=colour, lw=1.5)
         axis.plot(row.difference, place, mark, color=colour, ms=6)
     axis.axvline(0, color="0.6", lw=0.8)
-    axis.set_yticks(range(len(rows)), rows["claim"], fontsize=8)
+    axis.set_yticks(range(len(rows)), rows["statement"], fontsize=8)
     axis.set_ylim(-0.7, len(rows) - 0.3)
     axis.tick_params(axis="x", labelsize=8)
     axis.set_xlabel(f"difference in {metric}", fontsize=8)
