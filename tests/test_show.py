@@ -98,7 +98,7 @@ def test_a_forest_plot_has_a_panel_for_each_metric_and_a_colour_and_mark_for_eac
         ("none", "psnr", 0.5, np.nan, np.nan, "inconclusive"),
     ]
     rows += [("PSNR is lost", "psnr", 1.0, 0.8, 1.2, "contradicted")]
-    results = pd.DataFrame(rows, columns=["claim", "metric", "difference", "low", "high", "outcome"])
+    results = pd.DataFrame(rows, columns=["statement", "metric", "difference", "low", "high", "outcome"])
     figure = figures.forest(results)
     labels = [[text.get_text() for text in axis.get_yticklabels()] for axis in figure.axes]
     assert labels == [["identity gains"], ["PSNR is lost", "none"]]  # drawn from below
