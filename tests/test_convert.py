@@ -388,7 +388,7 @@ def test_a_converted_folder_restores(B):
     assert (B.size, B.fold, B.tokenizer.model_max_length) == (SIZE, 1, 77) and isinstance(B.cleaner, SwinIR)
     degraded, told = tiny_system.pictures(2, size=SIZE), []
     out = restore(
-        B, degraded, "a photo", seeds=[1, 2], steps=4, gamma=0.5, w=2, callback=lambda k, t, *_: told.append(t)
+        B, degraded, "a photo", seeds=[1, 2], steps=4, gamma=0.5, w=2, callback=lambda state: told.append(state["t"])
     )
     assert out.shape == degraded.shape and torch.isfinite(out).all() and out.std() > 0.01 and told == [999, 666, 333, 0]
     assert torch.equal(out, restore(B, degraded, "a photo", seeds=[1, 2], steps=4, gamma=0.5, w=2))

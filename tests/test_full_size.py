@@ -78,7 +78,7 @@ def home(files, tmp_path_factory):  # noqa: F811
             save_picture(at / "somebody" / part / f"{k}.png", picture)
     card = {"name": "somebody", "class_noun": "woman", "real": True, "source": "drawn by a test", "terms": "CC0"}
     (at / "somebody" / "person.yaml").write_text(json.dumps(card))
-    photographs_of(procedural.people_of("test", 2, start=40), at / "photographs", card)
+    photographs_of(procedural.people_of("test", 2, start=40), at / "photographs", card | {"real": False})
     for module, text in STAND_INS.items():
         (at / "site" / module).parent.mkdir(exist_ok=True)
         (at / "site" / module).write_text(text)

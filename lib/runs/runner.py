@@ -242,16 +242,28 @@ def _arguments(words):
 def main(words=None):
     """The command; returns its exit status."""
     given = _arguments(words)
-    for name in STOPPING:
-        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) == signal.SIG_DFL:  # nohup stays
-            signal.signal(getattr(signal, name), signal.default_int_handler)
     try:
-        status = exit_status(lambda: _list(given.notebook) if given.list else _obey(given))
+        with _stopping_as_ctrl_c():
+            status = exit_status(lambda: _list(given.notebook) if given.list else _obey(given))
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # `--list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout once more at its end
         return 0
+
+
+@contextmanager
+def _stopping_as_ctrl_c():
+    """Inside the block TERM and HUP end a run as Ctrl-C does, unless the caller has set them already (nohup)."""
+    here = [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]
+    changed = [one for one in here if signal.getsignal(one) == signal.SIG_DFL]
+    for one in changed:
+        signal.signal(one, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for one in changed:
+            signal.signal(one, signal.SIG_DFL)
 
 
 def _obey(given):
