@@ -7,8 +7,6 @@ SHELL := /bin/bash
 .PHONY: help environment workbook test lab study
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
-# Threads of torch that spin while they wait make a step 15 times slower beside another busy process.
-export OMP_WAIT_POLICY ?= PASSIVE
 
 # An interpreter will do when it is 3.11 or 3.12 and can make environments (Debian packs that apart).
 SUITS := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))

@@ -20,7 +20,6 @@ def pytest_configure(config):
     config.workbook_runs = os.environ["WORKBOOK_RUNS"] = tempfile.mkdtemp(prefix="workbook-tests-")
     os.environ.pop("WORKBOOK_RUN_FOLDER", None)
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")  # kernels inherit them
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are slow on a busy machine
     config.option.nbval_sanitize_with = config.option.nbval_sanitize_with or str(SANITIZE)
 
 

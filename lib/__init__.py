@@ -4,8 +4,6 @@ import importlib
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is local: a hub that cannot be reached costs 46 s of retries
-if not any(name.startswith(("OMP_WAIT", "GOMP_SPIN", "KMP_BLOCKTIME")) for name in os.environ):
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # torch's threads spin at barriers: on a busy machine 20 times slower
 
 FRONT_DOOR = {
     "load_system": "lib.models.system_folder",

@@ -452,15 +452,6 @@ def test_a_list_that_nobody_reads_to_its_end_is_no_error():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("own, holds", [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_wait_passively_unless_a_user_says_otherwise(own, holds):
-    environment = {name: value for name, value in os.environ.items() if "OMP_" not in name}
-    environment |= {"OMP_WAIT_POLICY": own} if own else {}
-    words = [sys.executable, "-c", "import lib, os; print(os.environ['OMP_WAIT_POLICY'])"]
-    done = subprocess.run(words, cwd=paths.ROOT, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == holds
-
-
 def test_a_failed_run_keeps_its_partial_notebook_and_resumes(tmp_path, capsys):
     resume = (
         "import os, pathlib\nkept = pathlib.Path(os.environ['WORKBOOK_RUN_FOLDER'], 'kept')\n"
