@@ -30,15 +30,13 @@ def test_a_recorded_result_is_of_a_clean_commit(file):
 
 @pytest.mark.parametrize("file", RECORDS, ids=name)
 def test_every_stage_of_a_recorded_result_took_time(file):
-    seconds = record.read(file)["seconds"]
-    assert seconds and min(seconds.values()) > 0
+    found = record.read(file)
+    if found["notebook"] != "22_cost_of_a_person":  # whose rows are the seconds
+        assert found["seconds"] and min(found["seconds"].values()) > 0
 
 
 def test_the_studies_are_recorded():
-    assert {"03_study", "03_study_adapters"} <= {name(file) for file in STUDIES} or {
-        "04_study",
-        "04_study_adapters",
-    } <= {name(file) for file in STUDIES}
+    assert {"04_study", "04_study_adapters"} <= {name(file) for file in STUDIES}
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=name)
@@ -52,10 +50,9 @@ def test_a_recorded_study_holds_enough_people(file):
     assert len(set(keys)) == len(keys)
 
 
-@pytest.mark.parametrize("file", STUDIES, ids=name)
-def test_a_recorded_study_has_the_seconds_of_all_its_people(file):
+def test_the_recorded_study_has_the_seconds_of_all_its_people():
     """One person's arms take more than 20 s to tune; records of resumed runs once told the time of the last alone."""
-    found = record.read(file)
+    found = record.read(paths.RESULTS / "04_study" / "record.json")
     people = {row["person"] for row in found["metrics"]}
     assert {"tuning", "restoring"} <= found["seconds"].keys()
     assert found["seconds"]["tuning"] > 10 * len(people)
