@@ -1,10 +1,10 @@
 """A restorer of the same classes as the shipped one, smaller and untrained: 64 px pictures, 4-channel 8x8 latents."""
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lib.models.system import Cleaner, System, encoder_from
+from lib.models.system import Cleaner, System, ddpm, encoder_from
 from lib.models.tiny import TOKENS, build_tokenizer
 from lib.people.procedural import WORDS
 
@@ -64,20 +64,11 @@ def build(seed=0, stir=True):
         up_block_types=("UpBlock2D",) * 2,
         norm_num_groups=8,
     )
-    scheduler = DDPMScheduler(
-        num_train_timesteps=1000,
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        timestep_spacing="linspace",
-        variance_type="fixed_small",
-        clip_sample=False,
-    )
     G = unet()
     for name, weight in G.named_parameters():
         if stir and "attn2.to_v" in name:
             weight.data *= 30  # untrained text hardly matters otherwise
-    B = System(G, encoder_from(G), vae, text, tokenizer, scheduler, cleaner)
+    B = System(G, encoder_from(G), vae, text, tokenizer, ddpm(), cleaner)
     if stir:
         stir_(B)
     return B.freeze()
