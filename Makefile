@@ -39,7 +39,7 @@ workbook: environment ## restore a degraded face blind and personalised (noteboo
 
 test: environment ## check the style, run the unit tests, then execute every notebook again and compare its outputs (nbval, strict)
 	$(PY) -m ruff check lib tests conftest.py
-	$(PY) -m pytest --nbval tests notebooks
+	$(PY) -m pytest --nbval tests notebooks --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lab: environment ## open working copies of the notebooks in JupyterLab; on a server ARGS="--allow-root --no-browser --ip 0.0.0.0"
 	$(PY) -m lib.runs.lab $(ARGS)

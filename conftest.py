@@ -15,7 +15,13 @@ import pytest
 SANITIZE = Path(__file__).parent / "tests" / "nbval_sanitize.cfg"
 
 
+LONGEST = "test_full_size.py", ".ipynb"  # started first, so that no worker is left with one of them at the end
+
+
 def pytest_configure(config):
+    workers = getattr(config, "workerinput", {}).get("workercount")
+    if workers:  # of pytest-xdist; threads of several processes on the same cores wait for one another
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // workers)))
     # A live run resumes from what an earlier one left; a check must start from nothing.
     config.workbook_runs = os.environ["WORKBOOK_RUNS"] = tempfile.mkdtemp(prefix="workbook-tests-")
     os.environ.pop("WORKBOOK_RUN_FOLDER", None)
@@ -28,9 +34,10 @@ def pytest_unconfigure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """nbval compares stderr too, where progress bars and warnings differ every time; committed notebooks hold none."""
+    """Longest first. nbval compares stderr too, where progress bars and warnings differ every time; committed notebooks hold none."""
     for notebook in {item.parent for item in items if hasattr(item.parent, "skip_compare")}:
         notebook.skip_compare += ("stderr",)
+    items.sort(key=lambda item: next((k for k, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST)))
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,13 @@
 import ast
 import copy
 import difflib
+import json
 import math
 import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import nbformat
 import yaml
 
 from lib import paths
@@ -52,12 +52,26 @@ def find(name):
 
 def load(notebook):
     """The notebook as nbformat reads it. Raises NotebookError where it is no notebook."""
+    import nbformat  # takes more than a second, which a kernel that only asks for `declared` need not wait
+
     try:
         return nbformat.read(notebook, as_version=4)
     except (ValueError, AttributeError, KeyError, nbformat.ValidationError) as error:  # for other JSON, and for none
-        raise NotebookError(
-            f"Not a notebook: {paths.display_path(notebook)}: {error}. Remedy: restore the file from git."
-        ) from None
+        raise _not_a_notebook(notebook, error) from None
+
+
+def _not_a_notebook(notebook, error):
+    return NotebookError(f"Not a notebook: {paths.display_path(notebook)}: {error}. Remedy: restore the file from git.")
+
+
+def _parameters_cells(notebook):
+    """The sources of the cells that are tagged as parameters."""
+    try:
+        cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
+        tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+        return ["".join(cell["source"]) for cell in tagged]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # for other JSON, and for none
+        raise _not_a_notebook(notebook, error) from None
 
 
 def declared(notebook):
@@ -65,18 +79,18 @@ def declared(notebook):
 
     Raises NotebookError where the cell breaks the contract.
     """
-    cells = [cell for cell in load(notebook).cells if "parameters" in cell.metadata.get("tags", [])]
+    cells = _parameters_cells(notebook)
     if len(cells) != 1:
         raise NotebookError(
             f"{len(cells)} cells are tagged 'parameters': {paths.display_path(notebook)}. Remedy: tag exactly one."
         )
     try:
-        body = ast.parse(cells[0].source).body
+        body = ast.parse(cells[0]).body
     except SyntaxError as error:
         raise NotebookError(
             f"Parameters cell is not Python: {paths.display_path(notebook)}: {error}. Remedy: correct the cell."
         ) from None
-    lines = cells[0].source.encode().splitlines()  # ast counts columns in bytes
+    lines = cells[0].encode().splitlines()  # ast counts columns in bytes
     found = [_parameter(node, lines[node.end_lineno - 1][node.end_col_offset :].decode(), notebook) for node in body]
     return {one.name: one for one in found}
 
