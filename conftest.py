@@ -34,7 +34,7 @@ def pytest_unconfigure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Longest first. nbval compares stderr too, where progress bars and warnings differ every time; committed notebooks hold none."""
+    """Longest files first. nbval compares stderr, too, which progress bars make different every time: left out."""
     for notebook in {item.parent for item in items if hasattr(item.parent, "skip_compare")}:
         notebook.skip_compare += ("stderr",)
     items.sort(key=lambda item: next((k for k, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST)))
