@@ -7,6 +7,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import in_process
 import numpy as np
 import pytest
 import tiny_system
@@ -137,11 +138,11 @@ def done(files, home):  # noqa: F811
             subprocess.run(command, cwd=paths.ROOT, check=True, env=environment, capture_output=True)
         else:
             assert words[:3] == ["python", "-m", "lib.run"]
-            runs.append(executed(words[3:], home))
+            runs.append(executed(words[3:], home, in_kernel=not runs))
     return runs
 
 
-def executed(words, home):
+def executed(words, home, in_kernel):
     notebook = parameters.find(words[0])
     smaller = {"SYSTEM": home / "weights" / "sd21-diffbir", "BASELINES": home / "weights" / "baselines", **SMALLER}
     if "params/full_published_code.yaml" in words:
@@ -156,7 +157,11 @@ def executed(words, home):
         typed, []
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(home / "site"))  # where a stand-in of spandrel lies
+        if in_kernel:
+            patch.setenv("PYTHONPATH", str(home / "site"))  # where a stand-in of spandrel lies
+        else:
+            patch.syspath_prepend(home / "site")
+            patch.setattr(runner, "_papermill", in_process.papermill)
         assert runner.main(words) == 0
     given = runner._arguments(words)
     folder = folders.folder_of(notebook.stem, parameters.resolve(notebook, given.file, given.parameter))

@@ -1,0 +1,40 @@
+"""Executes a notebook in this process, which has imported torch already: half of a short run is a kernel's start."""
+
+import contextlib
+import os
+
+import nbformat
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.pylabtools import select_figure_formats
+from IPython.utils.capture import capture_output
+
+from lib.runs import folders
+
+
+def papermill(partial, home, folder):
+    """Stands for `lib.runs.runner._papermill`: every cell, with its outputs, or the first error."""
+    nb = nbformat.read(partial, 4)
+    shell = InteractiveShell.instance()
+    shell.reset()
+    select_figure_formats(shell, {"png"})
+    before = os.environ.get(folders.RUNNER)
+    os.environ[folders.RUNNER] = str(folder)
+    try:
+        with contextlib.chdir(home):
+            for cell in nb.cells:
+                if cell.cell_type == "code":
+                    cell.outputs = _outputs(shell, cell.source)
+    finally:
+        os.environ.pop(folders.RUNNER) if before is None else os.environ.update({folders.RUNNER: before})
+        InteractiveShell.clear_instance()
+        nbformat.write(nb, partial)
+
+
+def _outputs(shell, source):
+    with capture_output() as said:
+        result = shell.run_cell(source)
+    result.raise_error()
+    outputs = [nbformat.v4.new_output("stream", text=said.stdout)] if said.stdout else []
+    return outputs + [
+        nbformat.v4.new_output("display_data", data=shown.data, metadata=shown.metadata or {}) for shown in said.outputs
+    ]
