@@ -82,12 +82,9 @@ def run(study, names, folder, record=None):
     Raises RangeError without people, SplitError for people of two splits.
     """
     names = [str(name) for name in names]
-    people = [study.open(name) for name in checks.distinct("people", names)]
-    drawn = [procedural.parse(name) for name in names if name.startswith("people:")]
-    procedural.require(drawn, drawn[0].split if drawn else "test")
-    rows, priors = [], {}
+    people, rows, priors = open_all(study, names), [], {}
     for name, person in zip(names, people):
-        file = _file(folder, name)
+        file = file_of(folder, name)
         kept = _kept(study, person, file) or _run_person(study, person, file, priors)
         rows += kept["rows"]
         for stage, seconds in kept["seconds"].items():
@@ -96,7 +93,15 @@ def run(study, names, folder, record=None):
     return rows, (people[-1], _load_pictures(file))
 
 
-def _file(folder, name):
+def open_all(study, names):
+    """The people of those names, opened before anything long starts. Raises as `run`."""
+    people = [study.open(name) for name in checks.distinct("people", names)]
+    drawn = [procedural.parse(name) for name in names if name.startswith("people:")]
+    procedural.require(drawn, drawn[0].split if drawn else "test")
+    return people
+
+
+def file_of(folder, name):
     """The file of a person's result: the name, or its end and a hash where it is too long for a file."""
     plain = quote(name, safe="").replace("%3A", "-")
     if len(plain) > LONGEST:

@@ -1,0 +1,102 @@
+"""A sweep: many conditions of each person, computed person by person and kept, so that a rerun continues."""
+
+import json
+import time
+from dataclasses import replace
+
+from tqdm.auto import tqdm
+
+from lib.metrics.headline import headline_values
+from lib.paths import remove
+from lib.restoration.sampling import restore
+from lib.runs.record import write_json
+from lib.studies.person import prior_data
+from lib.studies.study import file_of, open_all
+from lib.training.pivots import model_pivot, prepare, textual_pivot
+
+
+def run(study, names, folder, compute, settings=(), record=None):
+    """The rows of every person, list of dicts; each person's are kept in a file of `folder`.
+
+    Every person is opened before the first is computed. Rows that were computed with another system, plan, settings or
+    with other pictures are computed anew.
+    Args: study, `lib.studies.study.Study`; names of people; folder; compute(study, person, settings, folder), the rows
+    of one person, where folder is for checkpoints of its tunings; settings, what JSON can hold; record, or None, whose
+    seconds of "people" are those of all people, also of kept ones.
+    Raises as `lib.studies.study.run`.
+    """
+    names = [str(name) for name in names]
+    rows, people = [], open_all(study, names)
+    for name, person in tqdm(list(zip(names, people)), compute.__name__, disable=len(people) == 1):
+        file = file_of(folder, f"{compute.__name__}-{name}")
+        key = json.dumps([study.key(person), compute.__name__, settings])
+        kept = _read(file, key) or _compute(study, person, compute, settings, file, key)
+        rows += [{"person": name, **row} for row in kept["rows"]]
+        if record is not None:
+            record.seconds["people"] = record.seconds.get("people", 0.0) + kept["seconds"]
+    return rows
+
+
+def _compute(study, person, compute, settings, file, key):
+    start, checkpoints = time.perf_counter(), file.with_suffix("")
+    kept = {"key": key, "rows": compute(study, person, settings, checkpoints)}
+    kept["seconds"] = time.perf_counter() - start
+    write_json(file, kept)
+    remove(checkpoints)
+    return kept
+
+
+def _read(file, key):
+    """What the file keeps, or None where there is none, it is damaged, or it is of other settings."""
+    try:
+        kept = json.loads(file.read_text())
+        return kept if kept["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def scored(person, restored, **labels):
+    """Rows (labels, image, metric, value) of restorations (N, 3, S, S) of the person's inputs."""
+    metrics = headline_values(restored, person.targets, person.references, person.scorer)
+    return [
+        {**labels, "image": image, "metric": metric, "value": float(value)}
+        for metric, values in metrics.items()
+        for image, value in enumerate(values)
+    ]
+
+
+class Tunings:
+    """One person's tunings and restorations with the settings of a study's plan.
+
+    Args: study; person; folder, where interrupted tunings keep their checkpoints. A tuning of the same name with more
+    steps continues the shorter one, because both draw the same examples.
+    """
+
+    def __init__(self, study, person, folder):
+        self.B, self.plan, self.person, self.folder = study.B, study.plan, person, folder
+        plan = self.plan
+        self.data = prepare(self.B, person.references, plan.recipe, plan.degradations, plan.textual.seed)
+        self.prior = prior_data(self.B, person, plan.prior, plan.recipe, plan.steps, plan.textual.precision)
+
+    def textual(self, name, steps=None, **options):
+        """`textual_pivot` of the person with so many steps (the plan's without); options as gamma, in_context."""
+        options = dict(gamma=self.plan.gamma, prior=self.prior) | options
+        training = self._training(self.plan.textual, name, steps)
+        return textual_pivot(self.B, self.data, self.person.class_noun, training, **options)
+
+    def model(self, name, B_p, steps=None, data=None):
+        """`model_pivot` around B_p with so many steps (the plan's without), on the person's data or others."""
+        training = self._training(self.plan.model, name, steps)
+        return model_pivot(B_p, self.data if data is None else data, training, trained=self.plan.trained)
+
+    def _training(self, training, name, steps):
+        return replace(training, steps=steps or training.steps, folder=str(self.folder / name))
+
+    def restored(self, B_p, **options):
+        """The person's inputs restored by B_p as the plan says, (N, 3, S, S), from the noise of seed 0 on."""
+        plan = self.plan
+        return restore(B_p, self.person.inputs, **dict(seeds=0, steps=plan.steps, w=plan.w) | options)
+
+    def rows(self, B_p, options=(), **labels):
+        """`scored` rows of `restored(B_p, **options)`."""
+        return scored(self.person, self.restored(B_p, **dict(options)), **labels)

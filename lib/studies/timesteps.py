@@ -1,0 +1,170 @@
+"""Section IV-C: at which timesteps identity forms, what gamma and low-noise tuning do, and how many steps tuning needs.
+
+Every function that a sweep computes takes (study, person, settings, folder) and returns rows of one person.
+"""
+
+import torch
+
+from lib import checks
+from lib.errors import RangeError
+from lib.metrics.headline import headline_values
+from lib.studies.person import prior_data
+from lib.studies.study import file_of
+from lib.studies.sweep import Tunings, scored
+
+GENERIC = 32  # pictures of other people that a generic E is tuned on
+WHOLE, EQUAL, PROPORTIONAL = "all timesteps", "low noise, equal steps", "low noise, steps in proportion"
+
+
+# ---- when identity forms ----
+
+
+@torch.no_grad()
+def apart(one, other, data, timesteps, seed=0):
+    """How far the predictions of two (system, prompt of G) lie apart, per timestep, on the same x_t and hints.
+
+    Args: one, other, pairs of a System and a prompt; data, `prepare`d pictures; timesteps; seed of the noise.
+    Returns rows (t, eps, x_0, picture): norm of the difference of the predicted noise over the norm of the noise; of
+    the clean latents over the norm of the true ones; root mean square of the decoded difference, pictures in [-1, 1].
+    """
+    B, x0, rows = one[0], data.latents, []
+    for t in timesteps:
+        eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(seed + t)).to(x0)
+        x_t = B.scheduler.add_noise(x0, eps, torch.full((len(x0),), t, device=x0.device))  # (N, C, h, w)
+        predicted = [_predict(system, prompt, x_t, t, data.hints[:, 0]) for system, prompt in (one, other)]
+        clean = [clean_latent(B, x_t, t, noise) for noise in predicted]
+        pictures = [B.in_chunks(B.decode, z) for z in clean]
+        rows.append(
+            {
+                "t": int(t),
+                "eps": float((predicted[0] - predicted[1]).norm() / eps.norm()),
+                "x_0": float((clean[0] - clean[1]).norm() / x0.norm()),
+                "picture": float((pictures[0] - pictures[1]).square().mean().sqrt()),
+            }
+        )
+    return rows
+
+
+def _predict(B, prompt, x_t, t, hint):
+    null, text = (words.expand(len(x_t), -1, -1) for words in B.embed(["", prompt]).split(1))  # (N, L, D)
+    return B.predict(x_t, torch.full((len(x_t),), t, device=x_t.device), text, hint, null)
+
+
+def clean_latent(B, x_t, t, eps):
+    """The x_0 that a prediction of the noise implies (DDPM, eq. 4 solved for x_0), (N, C, h, w)."""
+    abar = B.scheduler.alphas_cumprod[t].to(x_t)
+    return (x_t - (1 - abar).sqrt() * eps) / abar.sqrt()
+
+
+def chosen_gamma(curve, share=0.1):
+    """The largest gamma, in tenths, whose steps without the prompt hold at most `share` of the difference in eps.
+
+    Args: curve, a Series of the difference by t, evenly spaced over the schedule of 1000 steps; share in [0, 1].
+    Returns a float. Raises RangeError.
+    """
+    share = checks.fraction("share", share)
+    held = {k / 10: float(curve[curve.index >= 1000 - 100 * k].sum() / curve.sum()) for k in range(10)}
+    return max(gamma for gamma, part in held.items() if part <= share)
+
+
+def when_identity_forms(study, person, settings, folder):
+    """Rows (pair, t, eps, x_0, picture) of one person; settings: the timesteps.
+
+    Pairs: the person's prompt against the empty one in the tuned system, and the tuned system against the blind one.
+    """
+    tunings = Tunings(study, person, folder)
+    B, B_p = study.B, tunings.textual("whole", gamma=0.0)
+    p = B_p.personal.prompt
+    pairs = {"prompt − no prompt": ((B_p, p), (B_p, "")), "tuned − blind": ((B_p, p), (B, ""))}
+    return [
+        {"pair": name, **row}
+        for name, (one, other) in pairs.items()
+        for row in apart(one, other, tunings.data, settings)
+    ]
+
+
+# ---- gamma, and which steps are tuned ----
+
+
+def check_gammas(gammas):
+    """The shares, each in [0, 1) so that a step is left to tune. Raises RangeError."""
+    for gamma in checks.distinct("gammas", gammas):
+        if checks.fraction("gamma", gamma) == 1:
+            raise RangeError("gamma out of range: 1 leaves no step to tune. Remedy: give shares from 0 to below 1.")
+    return list(gammas)
+
+
+def gamma_and_training(study, person, settings, folder):
+    """Rows (training, gamma, ...) of one person; settings: the gammas.
+
+    G is tuned on all timesteps, or on t < (1 - gamma) T with as many steps, or with steps in proportion to the range.
+    """
+    tunings, all_steps, rows = Tunings(study, person, folder), study.plan.textual.steps, []
+    whole = tunings.textual("whole", gamma=0.0)
+    for gamma in check_gammas(settings):
+        name, fewer = f"gamma {gamma}", max(1, round((1 - gamma) * all_steps))
+        systems = {
+            WHOLE: whole,
+            PROPORTIONAL: tunings.textual(name, fewer, gamma=gamma),
+            EQUAL: tunings.textual(name, gamma=gamma),
+        }
+        for training, B_p in systems.items():
+            rows += tunings.rows(B_p, dict(gamma=gamma), training=training, gamma=gamma)
+    return rows + tunings.rows(study.B, training="blind", gamma=0.0)
+
+
+# ---- steps to equal quality ----
+
+STEP_KINDS = {  # textual tunings of `quality_by_steps`
+    "in context, low noise": dict(gamma=0.5, in_context=True),
+    "in context, all timesteps": dict(gamma=0.0, in_context=True),
+    "alone, low noise": dict(gamma=0.5, in_context=False),
+}
+PIVOTS_OF_E = "in context, low noise", "alone, low noise"  # around whose G the model pivot is tuned, too
+
+
+def quality_by_steps(study, person, settings, folder):
+    """Rows (pivot, kind, steps, ...) of one person; settings: numbers of steps, for `textual` and `model`.
+
+    The model pivots are tuned around G of the plan's steps, tuned in context and alone.
+    """
+    tunings, rows = Tunings(study, person, folder), []
+    for kind, options in STEP_KINDS.items():
+        for steps in sorted(settings["textual"]):
+            rows += tunings.rows(tunings.textual(kind, steps, **options), pivot="textual", kind=kind, steps=steps)
+    for kind in PIVOTS_OF_E:
+        B_p = tunings.textual(f"{kind}, whole budget", **STEP_KINDS[kind])
+        rows += tunings.rows(B_p, pivot="model", kind=kind, steps=0)
+        for steps in sorted(settings["model"]):
+            rows += tunings.rows(tunings.model(kind, B_p, steps), pivot="model", kind=kind, steps=steps)
+    return rows + tunings.rows(study.B, pivot="none", kind="blind", steps=0)
+
+
+# ---- one E for everybody ----
+
+
+def shared_encoder(study, person, settings, folder):
+    """Rows (E, ...) of one person's G with the E of others; settings: names of the donors of E.
+
+    E: the base's; the person's own; each donor's, tuned around the donor's G; one tuned on generic people around this
+    person's G. Rows of the metric "identity to donor" say whether the donor leaks into the person.
+    """
+    tunings = Tunings(study, person, folder)
+    B_p = tunings.textual("own")
+    own = tunings.model("own E", B_p)
+    generic = prior_data(study.B, person, GENERIC, study.plan.recipe)
+    encoders = {"base": study.B.E, "own": own.E, "generic": tunings.model("generic E", B_p, data=generic).E}
+    rows = [row for name, E in encoders.items() for row in tunings.rows(B_p.with_(E=E), E=name)]
+    for donor in (study.open(name) for name in settings if name != person.name):
+        others = Tunings(study, donor, folder.parent / f"donor-{file_of(folder, donor.name).stem}")
+        E = others.model("own E", others.textual("own")).E
+        restored = tunings.restored(B_p.with_(E=E))
+        rows += scored(person, restored, E=donor.name) + leak(donor, restored, E=donor.name)
+        rows += leak(donor, tunings.restored(own), E=f"own, beside {donor.name}")
+    return rows
+
+
+def leak(donor, restored, **labels):
+    """Rows of the identity of restorations to another person's references."""
+    values = headline_values(restored, None, donor.references, donor.scorer)["identity"]
+    return [{**labels, "image": n, "metric": "identity to donor", "value": float(v)} for n, v in enumerate(values)]
