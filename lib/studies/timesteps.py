@@ -99,9 +99,10 @@ def gamma_and_training(study, person, settings, folder):
 
     G is tuned on all timesteps, or on t < (1 - gamma) T with as many steps, or with steps in proportion to the range.
     """
-    tunings, all_steps, rows = Tunings(study, person, folder), study.plan.textual.steps, []
+    gammas, all_steps, rows = check_gammas(settings), study.plan.textual.steps, []
+    tunings = Tunings(study, person, folder)
     whole = tunings.textual("whole", gamma=0.0)
-    for gamma in check_gammas(settings):
+    for gamma in gammas:
         name, fewer = f"gamma {gamma}", max(1, round((1 - gamma) * all_steps))
         systems = {
             WHOLE: whole,
