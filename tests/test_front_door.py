@@ -119,8 +119,7 @@ POLICY = "import os, sys, lib; print('torch' not in sys.modules, os.environ.get(
 
 
 @pytest.mark.parametrize(
-    "own, policy",
-    [(dict(OMP_WAIT_POLICY="PASSIVE"), "PASSIVE"), (dict(OMP_WAIT_POLICY=None), "None")],
+    "own, policy", [(dict(OMP_WAIT_POLICY="PASSIVE"), "PASSIVE"), (dict(OMP_WAIT_POLICY=None), "None")]
 )
 def test_how_torch_s_threads_wait_is_left_to_the_user(own, policy):
     assert python(POLICY, **own) == f"True {policy}"

@@ -125,6 +125,78 @@ def test_gamma_one_with_any_prompt_is_blind(B, degraded):
     assert not torch.equal(restore(B, degraded[:2], PROMPT, seeds=[1, 2], steps=STEPS, gamma=0.0), blind)
 
 
+# ---- samplers, and guidance in an interval ----
+
+
+class Gaussian:
+    """The exact noise prediction for clean latents from a normal distribution of that mean and deviation."""
+
+    shape = (2, 4, 8, 8)
+
+    def __init__(self, B, mean=0.3, deviation=0.5):
+        self.B, self.mean, self.deviation = B, mean, deviation
+
+    def __call__(self, x_t, t):
+        abar = self.B.scheduler.alphas_cumprod[t]
+        variance = abar * self.deviation**2 + 1 - abar
+        return (1 - abar).sqrt() * (x_t - abar.sqrt() * self.mean) / variance
+
+    def end(self, x_T):
+        """Where the probability-flow ODE takes x_T: the same quantile of the clean distribution."""
+        abar = self.B.scheduler.alphas_cumprod[-1]
+        scale = (abar * self.deviation**2 + 1 - abar).sqrt()
+        return self.mean + self.deviation * (x_T - abar.sqrt() * self.mean) / scale
+
+
+def test_deterministic_samplers_solve_the_ode(B):
+    exact = Gaussian(B)
+    first = torch.stack([torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)])
+
+    def error(sampler, steps):
+        x_0 = sampling.sample(exact, sampling.scheduler_of(B, sampler), steps, [1, 2])
+        return float((x_0 - exact.end(first)).abs().max())
+
+    assert error("ddim", 200) < 0.03 < error("ddim", 10)
+    assert error("dpm++", 25) < 0.01 and error("dpm++", 10) < error("ddim", 10) / 2
+    assert error("ddpm", 200) > 0.1  # ancestral: other noise comes in
+
+
+def test_the_ancestral_sampler_is_the_default_and_each_seed_has_its_picture(B, degraded):
+    how = dict(seeds=[1, 2], steps=STEPS)
+    assert torch.equal(restore(B, degraded[:2], **how), restore(B, degraded[:2], sampler="ddpm", **how))
+    for sampler in ("ddim", "dpm++"):
+        both = restore(B, degraded[:2], sampler=sampler, **how)
+        alone = restore(B, degraded[1:2], seeds=[2], steps=STEPS, sampler=sampler)
+        torch.testing.assert_close(both[1:], alone, atol=1e-4, rtol=0)
+        assert not torch.allclose(both, restore(B, degraded[:2], **how), atol=1e-3)
+
+
+def test_guidance_counts_in_its_interval_only(B, degraded, calls):
+    restore(B, degraded[:1], PROMPT, seeds=0, steps=10, w=3.0, w_interval=(300, 700))
+    inside = sum(300 <= t < 700 for t in range(999, 0, -100))
+    assert [name for name, _ in calls].count("G") == 10 + inside and 0 < inside < 10
+    assert [name for name, _ in calls].count("E") == 10
+
+
+def test_an_interval_of_everything_is_plain_guidance_and_of_nothing_is_none(B, degraded):
+    how = dict(prompt=PROMPT, seeds=0, steps=STEPS)
+    everywhere = restore(B, degraded[:1], w=3.0, w_interval=(0, 1000), **how)
+    nowhere = restore(B, degraded[:1], w=3.0, w_interval=(1000, 2000), **how)
+    assert torch.equal(everywhere, restore(B, degraded[:1], w=3.0, **how))
+    assert torch.equal(nowhere, restore(B, degraded[:1], **how)) and not torch.equal(nowhere, everywhere)
+
+
+@pytest.mark.parametrize("wrong", [(5, 5), (7, 3), (1,), 3, "ab", (float("nan"), 4), None])
+def test_an_interval_that_is_none_is_refused(B, degraded, wrong):
+    with pytest.raises(RangeError, match="w_interval.*Remedy"):
+        restore(B, degraded[:1], seeds=0, w_interval=wrong)
+
+
+def test_an_unknown_sampler_is_refused_by_name(B, degraded):
+    with pytest.raises(RangeError, match="sampler.*ddpm, ddim, dpm"):
+        restore(B, degraded[:1], seeds=0, sampler="euler")
+
+
 # ---- seeds, batches, callback ----
 
 

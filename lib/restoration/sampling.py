@@ -1,11 +1,13 @@
 """Sampling from B: eq. 8 with gamma and guidance w, and the wavelet colour fix."""
 
 import copy
+import math
 from numbers import Integral
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from diffusers.utils.torch_utils import randn_tensor
 
 from lib import checks
@@ -13,6 +15,11 @@ from lib.errors import RangeError, SeedError
 from lib.images import check_pictures
 from lib.models.precision import Precision
 
+SAMPLERS = {  # name -> scheduler of diffusers and its options; None: the system's own
+    "ddpm": None,
+    "ddim": (DDIMScheduler, {}),
+    "dpm++": (DPMSolverMultistepScheduler, {"use_lu_lambdas": True}),  # steps even in log SNR (Lu et al. 2022)
+}
 BINOMIAL = torch.tensor([1.0, 2.0, 1.0]) / 4
 
 
@@ -26,6 +33,8 @@ def restore(
     steps=50,
     gamma=None,
     w=1.0,
+    w_interval=(0, math.inf),
+    sampler="ddpm",
     colour_fix=True,
     batch=8,
     precision=Precision(),
@@ -38,14 +47,17 @@ def restore(
     system's own: the person's, or "" for a blind system (E always has the empty prompt); seeds, N whole numbers, one
     CPU generator each, or the first of N that count on; steps from 2 to the schedule's; gamma in [0, 1], the share of
     the schedule, from the noisy end, without the prompt, None for what the system was tuned with; w, guidance: 1
-    conditional, 0 unconditional; batch, pictures at a time; precision, whose dtype is used; callback(state) after each
-    step of each batch, with a dict of step, t, eps, x_t, x_0; allow_untuned_steps, permission for a gamma below the
-    tuned one.
+    conditional, 0 unconditional; w_interval, (low, high): w counts at low <= t < high, elsewhere it is 1; sampler,
+    "ddpm" (ancestral, the paper's), "ddim" or "dpm++" (deterministic after the first noise); batch, pictures at a time;
+    precision, whose dtype is used; callback(state) after each step of each batch, with a dict of step, t, eps, x_t,
+    x_0; allow_untuned_steps, permission for a gamma below the tuned one.
     Returns (N, 3, S, S) in [-1, 1] on the CPU.
-    Raises RangeError (steps, w, or a gamma below the tuned one), SeedError, PictureError, PictureSizeError.
+    Raises RangeError (steps, w, w_interval, sampler, or a gamma below the tuned one), SeedError, PictureError,
+    PictureSizeError.
     """
     steps = checks.whole("steps", steps, least=2, most=B.scheduler.config.num_train_timesteps)
     w, batch = checks.finite("w", w), checks.whole("batch", batch, least=1)
+    scheduler, w_interval = scheduler_of(B, sampler), check_interval(w_interval)
     degraded = check_pictures(degraded, B.size, "degraded pictures")
     prompt, gamma = _prompt_and_gamma(B, prompt, gamma, allow_untuned_steps)
     seeds = check_seeds(seeds, len(degraded))
@@ -53,8 +65,8 @@ def restore(
     restored = []
     for chunk, chunk_seeds in zip(degraded.split(batch), torch.tensor(seeds).split(batch)):
         cleaned = B.in_chunks(B.clean, chunk)  # (n, 3, S, S)
-        denoise = Denoiser(low, prompt, B.in_chunks(B.encode, cleaned), gamma, w, precision)
-        x_0 = sample(denoise, B.scheduler, steps, chunk_seeds.tolist(), callback)  # (n, C, h, w)
+        denoise = Denoiser(low, prompt, B.in_chunks(B.encode, cleaned), gamma, w, precision, w_interval)
+        x_0 = sample(denoise, scheduler, steps, chunk_seeds.tolist(), callback)  # (n, C, h, w)
         pictures = B.in_chunks(lambda x: B.decode(x, clamp=False), x_0)  # (n, 3, S, S)
         pictures = wavelet_colour_fix(pictures, cleaned) if colour_fix else pictures.clamp(-1, 1)
         restored.append(pictures.cpu())
@@ -91,14 +103,33 @@ def check_seeds(seeds, count):
     return [int(seed) for seed in seeds]
 
 
+def check_interval(interval):
+    """The two timesteps (low, high), low < high. Raises RangeError."""
+    try:
+        low, high = map(float, interval)
+    except (TypeError, ValueError):
+        low, high = 0.0, 0.0
+    if not low < high:
+        raise RangeError(f"w_interval out of range: {interval!r}. Remedy: give two timesteps, the lower one first.")
+    return low, high
+
+
+def scheduler_of(B, sampler):
+    """The system's scheduler, or another one of SAMPLERS with the same noise schedule. Raises RangeError."""
+    if SAMPLERS[checks.choice("sampler", sampler, SAMPLERS)] is None:
+        return B.scheduler
+    kind, options = SAMPLERS[sampler]
+    return kind.from_config(B.scheduler.config, **options)
+
+
 class Denoiser:
     """The noise that eq. 8 predicts at (x_t, t), for one batch of hints.
 
-    Args: B; prompt of G; hint, (N, C, h, w); gamma, w as of `restore`; precision.
+    Args: B; prompt of G; hint, (N, C, h, w); gamma, w, w_interval as of `restore`; precision.
     """
 
-    def __init__(self, B, prompt, hint, gamma, w, precision=Precision()):
-        self.B, self.hint, self.w, self.precision = B, hint, w, precision
+    def __init__(self, B, prompt, hint, gamma, w, precision=Precision(), w_interval=(0, math.inf)):
+        self.B, self.hint, self.w, self.precision, self.w_interval = B, hint, w, precision, w_interval
         self.null, self.text = (
             words.expand(len(hint), -1, -1) for words in B.embed(["", prompt]).split(1)
         )  # (N, L, D)
@@ -110,7 +141,8 @@ class Denoiser:
         return self.hint.shape
 
     def __call__(self, x_t, t):
-        w = self.w if t < self.t_end else 0.0
+        low, high = self.w_interval
+        w = 0.0 if t >= self.t_end else self.w if low <= t < high else 1.0
         return guided_eps(self.B, x_t, t, self.text, self.null, self.hint, w, self.precision)
 
 
@@ -134,7 +166,7 @@ def guided_eps(B, x_t, t, text, null, hint, w, precision=Precision()):
 
 
 def sample(denoise, scheduler, steps, seeds, callback=None):
-    """Ancestral sampling of x_0 from noise: the respaced DDPM.
+    """Sampling of x_0 from noise; with the system's own scheduler ancestral, the respaced DDPM.
 
     Args: denoise(x_t, t), the predicted noise, with a `shape` and a system `B`; scheduler, which stays as it is; steps;
     seeds, N whole numbers; callback as of `restore`. Returns x_0, (N, C, h, w).
@@ -142,14 +174,21 @@ def sample(denoise, scheduler, steps, seeds, callback=None):
     scheduler = copy.copy(scheduler)  # its timesteps are those of one loop; other loops may run beside it
     scheduler.set_timesteps(steps, device=denoise.B.device)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    random = {} if isinstance(scheduler, DPMSolverMultistepScheduler) else {"generator": generators}
     x_t = randn_tensor(denoise.shape, generators, denoise.B.device)
     for k, t in enumerate(scheduler.timesteps):
-        eps = denoise(x_t, t)
-        done = scheduler.step(eps, t, x_t, generator=generators)
-        x_t = done.prev_sample
+        eps, before = denoise(x_t, t), x_t
+        x_t = scheduler.step(eps, t, before, **random).prev_sample
         if callback:
-            callback({"step": k, "t": int(t), "eps": eps, "x_t": x_t, "x_0": done.pred_original_sample})
+            x_0 = clean_latent(denoise.B, before, int(t), eps)
+            callback({"step": k, "t": int(t), "eps": eps, "x_t": x_t, "x_0": x_0})
     return x_t
+
+
+def clean_latent(B, x_t, t, eps):
+    """The x_0 that a prediction of the noise implies: x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps, (N, C, h, w)."""
+    abar = B.scheduler.alphas_cumprod[t].to(x_t)
+    return (x_t - (1 - abar).sqrt() * eps) / abar.sqrt()
 
 
 class PriorDenoiser:

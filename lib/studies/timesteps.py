@@ -8,6 +8,7 @@ import torch
 from lib import checks
 from lib.errors import RangeError
 from lib.metrics.headline import headline_values
+from lib.restoration.sampling import clean_latent
 from lib.studies.person import prior_data
 from lib.studies.study import file_of
 from lib.studies.sweep import Tunings, scored
@@ -48,12 +49,6 @@ def apart(one, other, data, timesteps, seed=0):
 def _predict(B, prompt, x_t, t, hint):
     null, text = (words.expand(len(x_t), -1, -1) for words in B.embed(["", prompt]).split(1))  # (N, L, D)
     return B.predict(x_t, torch.full((len(x_t),), t, device=x_t.device), text, hint, null)
-
-
-def clean_latent(B, x_t, t, eps):
-    """The x_0 that a prediction of the noise implies (DDPM, eq. 4 solved for x_0), (N, C, h, w)."""
-    abar = B.scheduler.alphas_cumprod[t].to(x_t)
-    return (x_t - (1 - abar).sqrt() * eps) / abar.sqrt()
 
 
 def chosen_gamma(curve, share=0.1):
