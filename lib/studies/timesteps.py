@@ -93,17 +93,18 @@ def gamma_and_training(study, person, settings, folder):
     """Rows (training, gamma, ...) of one person; settings: the gammas.
 
     G is tuned on all timesteps, or on t < (1 - gamma) T with as many steps, or with steps in proportion to the range.
+    At gamma 0 the three are the same, and the first is computed.
     """
     gammas, all_steps, rows = check_gammas(settings), study.plan.textual.steps, []
     tunings = Tunings(study, person, folder)
     whole = tunings.textual("whole", gamma=0.0)
     for gamma in gammas:
-        name, fewer = f"gamma {gamma}", max(1, round((1 - gamma) * all_steps))
-        systems = {
-            WHOLE: whole,
-            PROPORTIONAL: tunings.textual(name, fewer, gamma=gamma),
-            EQUAL: tunings.textual(name, gamma=gamma),
-        }
+        systems, name, fewer = {WHOLE: whole}, f"gamma {gamma}", max(1, round((1 - gamma) * all_steps))
+        if gamma:
+            systems |= {
+                PROPORTIONAL: tunings.textual(name, fewer, gamma=gamma),
+                EQUAL: tunings.textual(name, gamma=gamma),
+            }
         for training, B_p in systems.items():
             rows += tunings.rows(B_p, dict(gamma=gamma), training=training, gamma=gamma)
     return rows + tunings.rows(study.B, training="blind", gamma=0.0)
@@ -125,14 +126,16 @@ def quality_by_steps(study, person, settings, folder):
     The model pivots are tuned around G of the plan's steps, tuned in context and alone.
     """
     tunings, rows = Tunings(study, person, folder), []
+    budget = study.plan.textual.steps
     for kind, options in STEP_KINDS.items():
-        for steps in sorted(settings["textual"]):
-            rows += tunings.rows(tunings.textual(kind, steps, **options), pivot="textual", kind=kind, steps=steps)
-    for kind in PIVOTS_OF_E:
-        B_p = tunings.textual(f"{kind}, whole budget", **STEP_KINDS[kind])
-        rows += tunings.rows(B_p, pivot="model", kind=kind, steps=0)
-        for steps in sorted(settings["model"]):
-            rows += tunings.rows(tunings.model(kind, B_p, steps), pivot="model", kind=kind, steps=steps)
+        for steps in sorted({*settings["textual"], budget}):
+            B_p = tunings.textual(kind, steps, **options)
+            rows += tunings.rows(B_p, pivot="textual", kind=kind, steps=steps)
+            if steps == budget and kind in PIVOTS_OF_E:
+                rows += tunings.rows(B_p, pivot="model", kind=kind, steps=0)
+                for model_steps in sorted(settings["model"]):
+                    B_2 = tunings.model(kind, B_p, model_steps)
+                    rows += tunings.rows(B_2, pivot="model", kind=kind, steps=model_steps)
     return rows + tunings.rows(study.B, pivot="none", kind="blind", steps=0)
 
 
