@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 
 import nbformat
 from IPython.core.interactiveshell import InteractiveShell
@@ -14,6 +15,7 @@ from lib.runs import folders
 def papermill(partial, home, folder):
     """Stands for `lib.runs.runner._papermill`: every cell, with its outputs, or the first error."""
     nb = nbformat.read(partial, 4)
+    main = sys.modules["__main__"]  # whose place the shell takes
     shell = InteractiveShell.instance()
     shell.reset()
     select_figure_formats(shell, {"png"})
@@ -27,6 +29,7 @@ def papermill(partial, home, folder):
     finally:
         os.environ.pop(folders.RUNNER) if before is None else os.environ.update({folders.RUNNER: before})
         InteractiveShell.clear_instance()
+        sys.modules["__main__"] = main
         nbformat.write(nb, partial)
 
 

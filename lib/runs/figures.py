@@ -3,6 +3,7 @@
 import cv2
 import matplotlib.pyplot as plt
 import numpy as np
+from scipy import stats
 
 from lib.images import to_uint8
 
@@ -148,6 +149,30 @@ def _forest_panel(axis, metric, rows):
     axis.set_ylim(-0.7, len(rows) - 0.3)
     axis.tick_params(axis="x", labelsize=8)
     axis.set_xlabel(f"difference in {metric}", fontsize=8)
+
+
+def curves(panels, xlabel, log=False):
+    """Means over people with their 95 % t intervals, a panel for each quantity, a curve for each table.
+
+    Args: panels, label of the quantity -> {name of the curve: table, a row for each person and a column for each x};
+    xlabel; log, whether the x axis is logarithmic. Without a second person no interval is drawn. Returns a figure.
+    """
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(min(9, 4.6 * len(panels)), 2.9), dpi=DPI, layout="constrained", squeeze=False
+    )
+    words = []
+    for axis, (label, tables) in zip(axes[0], panels.items()):
+        for n, (name, table) in enumerate(tables.items()):
+            mean, half = table.mean(), stats.sem(table) * stats.t.ppf(0.975, max(1, len(table) - 1))
+            axis.plot(table.columns, mean, "osD^vX"[n % 6] + "-", ms=4, lw=1.2, color=f"C{n}", label=name)
+            axis.fill_between(table.columns, mean - half, mean + half, alpha=0.2, lw=0, color=f"C{n}")
+            words.append(f"{label}, {name}: {mean.iloc[0]:.3g} to {mean.iloc[-1]:.3g}")
+        axis.set_xscale("log" if log else "linear")
+        axis.set_xlabel(xlabel, fontsize=8)
+        axis.set_title(label, fontsize=9)
+        axis.tick_params(labelsize=8)
+    axes[0][0].legend(fontsize=8)
+    return described(figure, f"Curves over {xlabel}, means over people with 95 % intervals. {'; '.join(words)}")
 
 
 def bars(table, label, lines):
