@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lib.errors import RangeError
-from lib.studies.equivalence import equivalence, steps_ratio, steps_to_reach
+from lib.studies.equivalence import compared, equivalence, steps_ratio, steps_to_reach
 
 
 @settings(max_examples=200, deadline=None)
@@ -26,6 +26,12 @@ def test_the_verdicts():
     assert equivalence([0.011, 0.010, 0.012, 0.009], 0.02)["verdict"] == "equivalent"  # though it is not zero
     assert equivalence([0.011, 0.010, 0.012, 0.009], 0.005)["verdict"] == "different"
     assert equivalence([0.9, -0.9, 0.5, -0.4], 0.005)["verdict"] == "inconclusive"
+
+
+def test_comparisons_make_a_table_with_the_interval_in_words():
+    found = compared({"a": [0.011, 0.010, 0.012, 0.009], "b": [0.9, -0.9, 0.5, -0.4]}, 0.02)
+    assert list(found.index) == ["a", "b"] and list(found.verdict) == ["equivalent", "inconclusive"]
+    assert found.loc["a", "in words"] == "+0.0105 [+0.0090, +0.0120]"
 
 
 @pytest.mark.parametrize("values, margin", [([0.1], 0.1), ([], 0.1), ([0.1, 0.2], 0.0), ([0.1, 0.2], -1.0)])

@@ -114,6 +114,31 @@ def test_a_forest_plot_has_a_panel_for_each_metric_and_a_colour_and_mark_for_eac
         figures.forest(results.assign(outcome="won"))
 
 
+def test_curves_have_a_band_as_wide_as_the_interval_over_people():
+    table = pd.DataFrame([[1.0, 2.0], [2.0, 2.5], [3.0, 3.0]], columns=[0.1, 0.9])
+    figure = figures.curves({"identity": {"a": table, "b": table + 1}, "PSNR": {"a": table}}, "gamma")
+    axis, other = figure.axes
+    line, band = axis.lines[0], axis.collections[0].get_paths()[0].vertices
+    assert list(line.get_xdata()) == [0.1, 0.9] and list(line.get_ydata()) == [2.0, 2.5]
+    half = 4.302652729 / np.sqrt(3)  # t of 2 degrees of freedom, deviation 1
+    assert band[:, 1].min() == pytest.approx(2 - half) and band[:, 1].max() == pytest.approx(
+        max(2 + half, 2.5 + half / 2)
+    )
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a", "b"] and len(other.lines) == 1
+    assert other.get_title() == "PSNR" and axis.get_xlabel() == "gamma"
+
+
+def test_a_matrix_names_its_rows_and_columns():
+    table = pd.DataFrame([[0.1, -0.2], [0.0, 0.3]], index=["G of a", "G of b"], columns=["E of a", "E of b"])
+    figure = figures.matrix(table, "identity", 0.3)
+    axis = figure.axes[0]
+    assert [label.get_text() for label in axis.get_xticklabels()] == list(table.columns)
+    assert [label.get_text() for label in axis.get_yticklabels()] == list(table.index)
+    assert np.array_equal(axis.images[0].get_array(), table) and axis.images[0].get_clim() == (-0.3, 0.3)
+    words = figure._repr_mimebundle_()[1]["image/png"]["alt"]
+    assert "E of b -0.200 to +0.300" in words
+
+
 def test_intervals_name_their_reference_and_which_side_is_better():
     columns = {f"psnr {what}": [0.5, 1.0] for what in ("difference", "low", "high")}
     summary = pd.DataFrame({"psnr": [20.0, 21.0], "lpips": [0.1, 0.2], **columns}, index=["swap", "dual pivot"])

@@ -107,6 +107,21 @@ def test_other_settings_or_another_plan_are_computed_anew(study, tmp_path):
     assert len(compute.asked) == 4
 
 
+def test_means_are_over_the_images_of_a_condition_and_keep_its_labels():
+    rows = [
+        dict(person=p, gamma=g, metric="psnr", image=k, value=10 * k + g) for p in "ab" for g in (0, 1) for k in (0, 1)
+    ]
+    curve = [dict(person="a", t=t, eps=0.1 * t, x_0=0.2) for t in (1, 2)]
+    kept = sweep.means(rows)
+    assert kept[1] == dict(person="a", gamma=1, metric="psnr", value=6.0) and len(kept) == 4
+    assert sweep.means(curve) == curve
+    tables = sweep.by_question(
+        [{"question": "q", **row} for row in kept] + [{"question": "r", **row} for row in sweep.means(curve)]
+    )
+    assert list(tables["r"]) == ["person", "t", "eps", "x_0"] and list(tables["q"].value) == [5.0, 6.0, 5.0, 6.0]
+    assert sweep.wide(tables["q"], "gamma").loc["b"].to_dict() == {0: 5.0, 1: 6.0}
+
+
 # ---- tunings ----
 
 
@@ -192,6 +207,13 @@ def test_every_training_is_restored_with_its_gamma(study, people, tunings, tmp_p
 
 
 # ---- steps ----
+
+
+@pytest.mark.parametrize("counts", [[0], [5, 5], [], [2.5], [True]])
+def test_numbers_of_steps_are_checked(counts):
+    with pytest.raises(RangeError, match="steps.*Remedy"):
+        timesteps.check_counts(counts)
+    assert timesteps.check_counts([20, 5]) == [5, 20]
 
 
 def test_quality_by_steps_has_every_kind_and_number(study, people, tunings, tmp_path):

@@ -175,6 +175,21 @@ def curves(panels, xlabel, log=False):
     return described(figure, f"Curves over {xlabel}, means over people with 95 % intervals. {'; '.join(words)}")
 
 
+def matrix(table, label, reach):
+    """A table of differences as colours, blue above and red below zero. Returns a matplotlib figure.
+
+    table: numbers, its index and columns the names; label: of the colour bar; reach: the difference of full colour.
+    """
+    size = (2.2 + 0.5 * table.shape[1], 1.4 + 0.24 * len(table))
+    figure, axis = plt.subplots(figsize=size, dpi=DPI, layout="constrained")
+    image = axis.imshow(table.to_numpy(float), cmap="RdBu", vmin=-reach, vmax=reach, aspect="auto")
+    axis.set_xticks(range(table.shape[1]), table.columns, rotation=45, ha="right", fontsize=8)
+    axis.set_yticks(range(len(table)), table.index, fontsize=8)
+    figure.colorbar(image).set_label(label, fontsize=8)
+    lines = [f"{name} {row.min():+.3f} to {row.max():+.3f}" for name, row in table.items()]
+    return described(figure, f"Colours, {label}, least and most of each column: {'; '.join(lines)}")
+
+
 def bars(table, label, lines):
     """A group of bars a row of a table, a colour a column, with named lines across them. Returns a matplotlib figure.
 

@@ -1,6 +1,7 @@
 """Equivalence of paired differences, and how many steps two trainings need for the same quality."""
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from lib import checks
@@ -26,6 +27,15 @@ def equivalence(differences, margin):
     p = float(max(above.pvalue, below.pvalue))
     verdict = "equivalent" if p < 0.05 else "different" if either.pvalue < 0.05 else "inconclusive"
     return dict(mean=float(values.mean()), low=float(interval.low), high=float(interval.high), p=p, verdict=verdict)
+
+
+def compared(differences, margin):
+    """`equivalence` of comparisons, name -> differences: a table with a row for each and the interval in words."""
+    rows = {}
+    for name, values in differences.items():
+        found = equivalence(values, margin)
+        rows[name] = found | {"in words": "{mean:+.4f} [{low:+.4f}, {high:+.4f}]".format(**found)}
+    return pd.DataFrame(rows).T
 
 
 def steps_to_reach(steps, quality, goal):

@@ -4,6 +4,7 @@ import json
 import time
 from dataclasses import replace
 
+import pandas as pd
 from tqdm.auto import tqdm
 
 from lib.metrics.headline import headline_values
@@ -13,6 +14,8 @@ from lib.runs.record import write_json
 from lib.studies.person import prior_data
 from lib.studies.study import file_of, open_all
 from lib.training.pivots import model_pivot, prepare, textual_pivot
+
+MEASURED = "value", "eps", "x_0", "picture"  # columns of rows that hold what was measured; the others are labels
 
 
 def run(study, names, folder, compute, settings=(), record=None):
@@ -63,6 +66,26 @@ def scored(person, restored, **labels):
         for metric, values in metrics.items()
         for image, value in enumerate(values)
     ]
+
+
+def means(rows):
+    """The mean over images of every condition of every person: rows without `image`, as a record keeps them."""
+    table = pd.DataFrame(rows)
+    measured = [name for name in MEASURED if name in table]
+    labels = [name for name in table if name not in ("image", *measured)]
+    return table.groupby(labels, sort=False)[measured].mean().reset_index().to_dict("records")
+
+
+def by_question(rows):
+    """question -> table of its rows, of rows that `means` made and a record kept."""
+    table = pd.DataFrame(rows)
+    parts = table.groupby("question", sort=False)
+    return {name: part.dropna(axis=1, how="all").drop(columns="question") for name, part in parts}
+
+
+def wide(table, columns, values="value"):
+    """A table with a row for each person and a column for each value of the column `columns`."""
+    return table.pivot_table(index="person", columns=columns, values=values, sort=False)
 
 
 class Tunings:

@@ -112,6 +112,12 @@ def gamma_and_training(study, person, settings, folder):
 
 # ---- steps to equal quality ----
 
+
+def check_counts(counts):
+    """Numbers of tuning steps, each a whole number of at least 1, in order. Raises RangeError."""
+    return sorted(checks.whole("steps", steps, least=1) for steps in checks.distinct("steps", counts))
+
+
 STEP_KINDS = {  # textual tunings of `quality_by_steps`
     "in context, low noise": dict(gamma=0.5, in_context=True),
     "in context, all timesteps": dict(gamma=0.0, in_context=True),
