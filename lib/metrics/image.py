@@ -3,6 +3,7 @@
 import functools
 from pathlib import Path
 
+import cv2
 import onnxruntime
 import torch
 from torchmetrics.functional.image import (
@@ -12,6 +13,7 @@ from torchmetrics.functional.image import (
 )
 
 from lib.errors import PictureSizeError, WeightsError
+from lib.images import to_uint8
 from lib.paths import DATA
 
 PERCEPTUAL = DATA / "models" / "people-p.onnx"
@@ -23,6 +25,12 @@ SMALLEST_MS_SSIM = 161  # five scales of an 11 px window
 def psnr(a, b):
     """Peak signal-to-noise ratio (N,) in dB of pictures (N, 3, H, W) in [-1, 1] (torchmetrics)."""
     return peak_signal_noise_ratio(a, b, data_range=2.0, reduction="none", dim=(1, 2, 3))
+
+
+def sharpness(x):
+    """Variance of the Laplacian (N,) of the luminance of pictures (N, 3, H, W), 0 to 255 (Pech-Pacheco et al. 2000)."""
+    grey = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in to_uint8(x)]
+    return torch.tensor([cv2.Laplacian(picture, cv2.CV_64F).var() for picture in grey])
 
 
 def ssim(a, b):
