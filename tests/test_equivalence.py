@@ -24,7 +24,8 @@ def test_equivalent_is_when_the_ninety_per_cent_interval_lies_within_the_margin(
 
 def test_the_verdicts():
     assert equivalence([0.011, 0.010, 0.012, 0.009], 0.02)["verdict"] == "equivalent"  # though it is not zero
-    assert equivalence([0.011, 0.010, 0.012, 0.009], 0.005)["verdict"] == "different"
+    assert equivalence([0.011, 0.010, 0.012, 0.009], 0.005)["verdict"] == "higher"
+    assert equivalence([-0.011, -0.010, -0.012, -0.009], 0.005)["verdict"] == "lower"
     assert equivalence([0.9, -0.9, 0.5, -0.4], 0.005)["verdict"] == "inconclusive"
 
 

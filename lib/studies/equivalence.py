@@ -13,7 +13,7 @@ def equivalence(differences, margin):
 
     Args: differences, one for each person; margin > 0, chosen before looking, in the unit of the differences.
     Returns a dict: mean; low, high, the 90 % interval, which lies within the margin exactly when p < 0.05; p; verdict,
-    "equivalent", "different" (the 95 % interval excludes zero, and it is not equivalent) or "inconclusive".
+    "equivalent"; else "higher" or "lower", if the 95 % interval excludes zero; else "inconclusive".
     Raises RangeError for fewer than two people, or a margin that is not positive.
     """
     checks.positive("margin", margin)
@@ -25,7 +25,8 @@ def equivalence(differences, margin):
     either = stats.ttest_1samp(values, 0.0)
     interval = either.confidence_interval(0.9)
     p = float(max(above.pvalue, below.pvalue))
-    verdict = "equivalent" if p < 0.05 else "different" if either.pvalue < 0.05 else "inconclusive"
+    side = "higher" if values.mean() > 0 else "lower"
+    verdict = "equivalent" if p < 0.05 else side if either.pvalue < 0.05 else "inconclusive"
     return dict(mean=float(values.mean()), low=float(interval.low), high=float(interval.high), p=p, verdict=verdict)
 
 
