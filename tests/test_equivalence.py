@@ -27,6 +27,8 @@ def test_the_verdicts():
     assert equivalence([0.011, 0.010, 0.012, 0.009], 0.005)["verdict"] == "higher"
     assert equivalence([-0.011, -0.010, -0.012, -0.009], 0.005)["verdict"] == "lower"
     assert equivalence([0.9, -0.9, 0.5, -0.4], 0.005)["verdict"] == "inconclusive"
+    assert equivalence([0.05, -0.01, 0.04, -0.005], 0.02)["verdict"] == "not lower"  # by more than the margin
+    assert equivalence([-0.05, 0.01, -0.04, 0.005], 0.02)["verdict"] == "not higher"
 
 
 def test_comparisons_make_a_table_with_the_interval_in_words():

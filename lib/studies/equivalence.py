@@ -13,7 +13,8 @@ def equivalence(differences, margin):
 
     Args: differences, one for each person; margin > 0, chosen before looking, in the unit of the differences.
     Returns a dict: mean; low, high, the 90 % interval, which lies within the margin exactly when p < 0.05; p; verdict,
-    "equivalent"; else "higher" or "lower", if the 95 % interval excludes zero; else "inconclusive".
+    "equivalent"; else "higher" or "lower", if the 95 % interval excludes zero; else "not lower" or "not higher", if one
+    of the two tests holds (by more than the margin, that is); else "inconclusive".
     Raises RangeError for fewer than two people, or a margin that is not positive.
     """
     checks.positive("margin", margin)
@@ -25,8 +26,15 @@ def equivalence(differences, margin):
     either = stats.ttest_1samp(values, 0.0)
     interval = either.confidence_interval(0.9)
     p = float(max(above.pvalue, below.pvalue))
-    side = "higher" if values.mean() > 0 else "lower"
-    verdict = "equivalent" if p < 0.05 else side if either.pvalue < 0.05 else "inconclusive"
+    verdicts = {
+        "equivalent": p < 0.05,
+        "higher": either.pvalue < 0.05 and values.mean() > 0,
+        "lower": either.pvalue < 0.05 and values.mean() < 0,
+        "not lower": above.pvalue < 0.05,
+        "not higher": below.pvalue < 0.05,
+        "inconclusive": True,
+    }
+    verdict = next(name for name, holds in verdicts.items() if holds)
     return dict(mean=float(values.mean()), low=float(interval.low), high=float(interval.high), p=p, verdict=verdict)
 
 
