@@ -237,7 +237,8 @@ def test_quality_by_steps_has_every_kind_and_number(study, people, tunings, tmp_
 # ---- one E for everybody ----
 
 
-def test_a_donor_s_E_stands_beside_the_person_s_own_G(study, people, tmp_path):
+def test_a_donor_s_E_stands_beside_the_person_s_own_G(study, people, tmp_path, monkeypatch):
+    monkeypatch.setattr(timesteps, "GENERIC", 2)
     ada, bo = (people[name] for name in NAMES)
     rows = timesteps.shared_encoder(study, ada, NAMES, tmp_path / "ada")
     tuned = {
