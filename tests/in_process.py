@@ -1,7 +1,6 @@
 """Executes a notebook in this process, which has imported torch already: half of a short run is a kernel's start."""
 
 import contextlib
-import os
 import sys
 
 import nbformat
@@ -9,7 +8,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.pylabtools import select_figure_formats
 from IPython.utils.capture import capture_output
 
-from lib.runs import folders
+from lib.runs import folders, runner
 
 
 def papermill(partial, home, folder):
@@ -19,15 +18,12 @@ def papermill(partial, home, folder):
     shell = InteractiveShell.instance()
     shell.reset()
     select_figure_formats(shell, {"png"})
-    before = os.environ.get(folders.RUNNER)
-    os.environ[folders.RUNNER] = str(folder)
     try:
-        with contextlib.chdir(home):
+        with contextlib.chdir(home), runner._environment({folders.RUNNER: str(folder)}):
             for cell in nb.cells:
                 if cell.cell_type == "code":
                     cell.outputs = _outputs(shell, cell.source)
     finally:
-        os.environ.pop(folders.RUNNER) if before is None else os.environ.update({folders.RUNNER: before})
         InteractiveShell.clear_instance()
         sys.modules["__main__"] = main
         nbformat.write(nb, partial)

@@ -317,6 +317,12 @@ def test_people_and_systems_that_are_not_there_are_refused_before_a_kernel_start
     assert says in refusal(capsys, "00_start_here", "-p", name, value)
 
 
+def test_people_who_lend_an_encoder_are_checked_like_the_others():
+    for values in ({"SECOND": "people:1001"}, {"DONORS": ["people:1009", "people:1001"]}):
+        with pytest.raises(ParameterError, match="Training person: people:1001.*Remedy"):
+            ranges.check_places({"SCORER": "", **values})
+
+
 def test_a_plain_folder_of_photographs_is_a_person(tmp_path):
     (tmp_path / "1.JPG").touch()
     ranges.check_places({"PERSON": str(tmp_path), "SCORER": "x", "PEOPLE": ["people:2009"]})

@@ -240,7 +240,7 @@ def test_quality_by_steps_has_every_kind_and_number(study, people, tunings, tmp_
 def test_a_donor_s_E_stands_beside_the_person_s_own_G(study, people, tmp_path, monkeypatch):
     monkeypatch.setattr(timesteps, "GENERIC", 2)
     ada, bo = (people[name] for name in NAMES)
-    rows = timesteps.shared_encoder(study, ada, NAMES, tmp_path / "ada")
+    rows = timesteps.shared_encoder(study, ada, NAMES, tmp_path / "people" / "ada")
     tuned = {
         who.name: dual_pivot(
             study.B, who.references, recipe=PLAN.recipe, textual=THRICE, model=PLAN.model, degradations=1
@@ -256,3 +256,17 @@ def test_a_donor_s_E_stands_beside_the_person_s_own_G(study, people, tmp_path, m
     assert values(rows, "identity to donor", E=bo.name)[0] == pytest.approx(leaked, abs=1e-4)
     assert values(rows, "identity to donor", E=f"own, beside {bo.name}")[0] == pytest.approx(to_bo, abs=1e-4)
     assert {row["E"] for row in rows} == {"base", "own", "generic", bo.name, f"own, beside {bo.name}"}
+
+
+def test_donors_are_tuned_once_for_all_people_and_leave_nothing_behind(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(timesteps, "GENERIC", 2)
+    steps, train = [], sweep.textual_pivot
+    monkeypatch.setattr(
+        sweep, "textual_pivot", lambda B, data, *rest, **kw: steps.append(kw) or train(B, data, *rest, **kw)
+    )
+    rows = sweep.run(study, NAMES, tmp_path, timesteps.shared_encoder, NAMES)
+    assert {row["person"] for row in rows} == set(NAMES) and len(steps) == 4  # two of them continue what is finished
+    assert sorted(path.name for path in (tmp_path / "people").iterdir()) == [
+        "shared_encoder-people-19.json",
+        "shared_encoder-people-9.json",
+    ]

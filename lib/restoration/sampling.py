@@ -107,9 +107,10 @@ def check_interval(interval):
     """The two timesteps (low, high), low < high. Raises RangeError."""
     try:
         low, high = map(float, interval)
+        holds = low < high
     except (TypeError, ValueError):
-        low, high = 0.0, 0.0
-    if not low < high:
+        holds = False
+    if not holds:
         raise RangeError(f"w_interval out of range: {interval!r}. Remedy: give two timesteps, the lower one first.")
     return low, high
 

@@ -3,9 +3,12 @@
 Every function that a sweep computes takes (study, person, settings, folder) and returns rows of one person.
 """
 
+import copy
+
 from lib import checks
 from lib.metrics.image import sharpness, ssim
-from lib.restoration.sampling import SAMPLERS, check_interval, restore, scheduler_of
+from lib.restoration.sampling import SAMPLERS, check_interval, scheduler_of
+from lib.studies.study import rows_of
 from lib.studies.sweep import Tunings, scored
 
 PAPER = {  # Table IV: w -> PSNR (dB), SSIM, identity (ArcFace)
@@ -22,7 +25,7 @@ def evaluations(B, steps, gamma, w, w_interval=(0, float("inf")), sampler="ddpm"
 
     Args as of `restore`. Returns a dict, E and G -> a number.
     """
-    scheduler = type(scheduler_of(B, sampler)).from_config(scheduler_of(B, sampler).config)
+    scheduler = copy.copy(scheduler_of(B, sampler))
     scheduler.set_timesteps(steps)
     prompted = [t for t in scheduler.timesteps.tolist() if t < B.prompted_below(gamma)]
     guided = [t for t in prompted if w_interval[0] <= t < w_interval[1]] if w not in (0, 1) else []
@@ -39,12 +42,7 @@ def _rows(person, restored, **labels):
     found = {"sharpness": sharpness(restored)}
     if person.targets is not None:
         found["ssim"] = ssim(restored, person.targets)
-    further = [
-        {**labels, "image": image, "metric": metric, "value": float(value)}
-        for metric, values in found.items()
-        for image, value in enumerate(values)
-    ]
-    return scored(person, restored, **labels) + further
+    return scored(person, restored, **labels) + rows_of(found, **labels)
 
 
 def guidance_scale(study, person, settings, folder):
@@ -84,6 +82,6 @@ def several_passes(study, person, settings, folder):
     for name, system in {"blind": study.B, "dual pivot": B_p}.items():
         restored = person.inputs
         for k in range(most):
-            restored = restore(system, restored, seeds=10_000 * k, steps=study.plan.steps, w=study.plan.w)
+            restored = tunings.restored(system, restored, seeds=10_000 * k)
             rows += _rows(person, restored, system=name, number=k + 1)
     return rows

@@ -30,10 +30,17 @@ def score(person, restored):
     for arm, pictures in {"input": person.inputs[None], **restored}.items():
         for seed, batch in enumerate(pictures):
             metrics = headline_values(batch, person.targets, person.references, person.scorer)
-            for metric, values in metrics.items():
-                names = dict(person=person.name, arm=arm, seed=seed, metric=metric)
-                rows += [{**names, "image": image, "value": float(value)} for image, value in enumerate(values)]
+            rows += rows_of(metrics, person=person.name, arm=arm, seed=seed)
     return rows
+
+
+def rows_of(metrics, **labels):
+    """Rows (labels, metric, image, value) of metrics, name -> (N,) values."""
+    return [
+        {**labels, "metric": metric, "image": image, "value": float(value)}
+        for metric, values in metrics.items()
+        for image, value in enumerate(values)
+    ]
 
 
 @dataclass(frozen=True)

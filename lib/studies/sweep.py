@@ -11,8 +11,9 @@ from lib.metrics.headline import headline_values
 from lib.paths import remove
 from lib.restoration.sampling import restore
 from lib.runs.record import write_json
+from lib.studies.arms import batch_size
 from lib.studies.person import prior_data
-from lib.studies.study import file_of, open_all
+from lib.studies.study import file_of, open_all, rows_of
 from lib.training.pivots import model_pivot, prepare, textual_pivot
 
 MEASURED = "value", "eps", "x_0", "picture"  # columns of rows that hold what was measured; the others are labels
@@ -37,7 +38,13 @@ def run(study, names, folder, compute, settings=(), record=None):
         rows += [{"person": name, **row} for row in kept["rows"]]
         if record is not None:
             record.seconds["people"] = record.seconds.get("people", 0.0) + kept["seconds"]
+    remove(shared_folder(folder))
     return rows
+
+
+def shared_folder(folder):
+    """Where a sweep into `folder` keeps checkpoints that several people's rows need, until all are computed."""
+    return file_of(folder, "shared").with_suffix("")
 
 
 def _compute(study, person, compute, settings, file, key):
@@ -59,13 +66,8 @@ def _read(file, key):
 
 
 def scored(person, restored, **labels):
-    """Rows (labels, image, metric, value) of restorations (N, 3, S, S) of the person's inputs."""
-    metrics = headline_values(restored, person.targets, person.references, person.scorer)
-    return [
-        {**labels, "image": image, "metric": metric, "value": float(value)}
-        for metric, values in metrics.items()
-        for image, value in enumerate(values)
-    ]
+    """Rows (labels, metric, image, value) of restorations (N, 3, S, S) of the person's inputs."""
+    return rows_of(headline_values(restored, person.targets, person.references, person.scorer), **labels)
 
 
 def means(rows):
@@ -115,10 +117,11 @@ class Tunings:
     def _training(self, training, name, steps):
         return replace(training, steps=steps or training.steps, folder=str(self.folder / name))
 
-    def restored(self, B_p, **options):
-        """The person's inputs restored by B_p as the plan says, (N, 3, S, S), from the noise of seed 0 on."""
-        plan = self.plan
-        return restore(B_p, self.person.inputs, **dict(seeds=0, steps=plan.steps, w=plan.w) | options)
+    def restored(self, B_p, degraded=None, **options):
+        """The person's inputs, or other pictures, restored by B_p as the plan says, from the noise of seed 0 on."""
+        how = dict(seeds=0, steps=self.plan.steps, w=self.plan.w, batch=batch_size(B_p))
+        how["precision"] = self.plan.textual.precision
+        return restore(B_p, self.person.inputs if degraded is None else degraded, **how | options)
 
     def rows(self, B_p, options=(), **labels):
         """`scored` rows of `restored(B_p, **options)`."""

@@ -10,8 +10,8 @@ from lib.errors import RangeError
 from lib.metrics.headline import headline_values
 from lib.restoration.sampling import clean_latent
 from lib.studies.person import prior_data
-from lib.studies.study import file_of
-from lib.studies.sweep import Tunings, scored
+from lib.studies.study import rows_of
+from lib.studies.sweep import Tunings, scored, shared_folder
 
 GENERIC = 32  # pictures of other people that a generic E is tuned on
 WHOLE, EQUAL, PROPORTIONAL = "all timesteps", "low noise, equal steps", "low noise, steps in proportion"
@@ -154,22 +154,29 @@ def shared_encoder(study, person, settings, folder):
     E: the base's; the person's own; each donor's, tuned around the donor's G; one tuned on generic people around this
     person's G. Rows of the metric "identity to donor" say whether the donor leaks into the person.
     """
-    tunings = Tunings(study, person, folder)
-    B_p = tunings.textual("own")
-    own = tunings.model("own E", B_p)
-    generic = prior_data(study.B, person, GENERIC, study.plan.recipe)
-    encoders = {"base": study.B.E, "own": own.E, "generic": tunings.model("generic E", B_p, data=generic).E}
-    rows = [row for name, E in encoders.items() for row in tunings.rows(B_p.with_(E=E), E=name)]
-    for donor in (study.open(name) for name in settings if name != person.name):
-        others = Tunings(study, donor, folder.parent / f"donor-{file_of(folder, donor.name).stem}")
-        E = others.model("own E", others.textual("own")).E
-        restored = tunings.restored(B_p.with_(E=E))
-        rows += scored(person, restored, E=donor.name) + leak(donor, restored, E=donor.name)
-        rows += leak(donor, tunings.restored(own), E=f"own, beside {donor.name}")
+    donors, shared = [study.open(name) for name in settings], shared_folder(folder.parent.parent)
+    names = [donor.name for donor in donors]
+
+    def tuned(who):  # a donor's tunings serve all people
+        place = shared / str(names.index(who.name)) if who.name in names else folder
+        tunings = Tunings(study, who, place)
+        B_p = tunings.textual("own")
+        return tunings, B_p, tunings.model("own E", B_p).E
+
+    tunings, B_p, own = tuned(person)
+    generic = prior_data(study.B, person, GENERIC, study.plan.recipe, study.plan.steps, study.plan.textual.precision)
+    encoders = {"base": study.B.E, "own": own, "generic": tunings.model("generic E", B_p, data=generic).E}
+    restored = {name: tunings.restored(B_p.with_(E=E)) for name, E in encoders.items()}
+    rows = [row for name, pictures in restored.items() for row in scored(person, pictures, E=name)]
+    for donor in donors:
+        if donor.name != person.name:
+            lent = tunings.restored(B_p.with_(E=tuned(donor)[2]))
+            rows += scored(person, lent, E=donor.name) + leak(donor, lent, E=donor.name)
+            rows += leak(donor, restored["own"], E=f"own, beside {donor.name}")
     return rows
 
 
 def leak(donor, restored, **labels):
     """Rows of the identity of restorations to another person's references."""
-    values = headline_values(restored, None, donor.references, donor.scorer)["identity"]
-    return [{**labels, "image": n, "metric": "identity to donor", "value": float(v)} for n, v in enumerate(values)]
+    found = headline_values(restored, None, donor.references, donor.scorer)
+    return rows_of({"identity to donor": found["identity"]}, **labels)
