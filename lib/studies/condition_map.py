@@ -13,6 +13,13 @@ from lib.degradation.recipes import recipe_named
 from lib.studies.arms import BLIND, DUAL, IN_CONTEXT, SWAP
 from lib.studies.sweep import Tunings
 
+# Written before the map was computed: (label, value) -> (label, other), where dual pivot − swap should be larger.
+HYPOTHESES = {
+    "a strong E overrules a swapped G": ("factor", 2.0, 0.5),
+    "small budgets favour tuning in context": ("budget", 20, 120),
+    "the harder the input, the more tuning in context matters": ("recipe", "tiny-extreme", "tiny"),
+}
+
 
 @torch.no_grad()
 def scaled(E, factor):
