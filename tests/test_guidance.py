@@ -94,7 +94,7 @@ def test_rows_of_samplers_are_of_their_steps(study, B_p, ada, tmp_path):
 
 
 def test_a_pass_restores_what_the_pass_before_made(study, B_p, ada, tmp_path):
-    rows = guidance.several_passes(study, ada, 2, tmp_path)
+    rows = guidance.several_passes(study, ada, {"most": 2, "recipes": [PLAN.recipe]}, tmp_path)
     first = restore(B_p, ada.inputs, seeds=0, steps=4)
     second = restore(B_p, first, seeds=10_000, steps=4)
     for number, made in ((0, ada.inputs), (1, first), (2, second)):
@@ -112,7 +112,7 @@ def test_a_pass_restores_what_the_pass_before_made(study, B_p, ada, tmp_path):
         (guidance.guidance_scale, [(1.0, 0.5, (900, 100))]),
         (guidance.fewer_steps, [("euler", 10)]),
         (guidance.fewer_steps, [("ddpm", 1)]),
-        (guidance.several_passes, 0),
+        (guidance.several_passes, {"most": 0, "recipes": ["tiny"]}),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_tuned(study, ada, tmp_path, compute, settings, monkeypatch):

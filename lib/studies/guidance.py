@@ -4,6 +4,7 @@ Every function that a sweep computes takes (study, person, settings, folder) and
 """
 
 import copy
+from dataclasses import replace
 
 from lib import checks
 from lib.metrics.image import sharpness, ssim
@@ -32,7 +33,8 @@ def evaluations(B, steps, gamma, w, w_interval=(0, float("inf")), sampler="ddpm"
     return {"E": steps, "G": steps + len(guided)}
 
 
-def _dual_pivot(study, person, folder):
+def dual_pivot(study, person, folder):
+    """The person's `Tunings`, and the system that both pivots of the plan make."""
     tunings = Tunings(study, person, folder)
     return tunings, tunings.model("E", tunings.textual("G"))
 
@@ -51,7 +53,7 @@ def guidance_scale(study, person, settings, folder):
         (checks.finite("w", w), checks.fraction("gamma", gamma), check_interval(interval))
         for w, gamma, interval in settings
     ]
-    tunings, B_p = _dual_pivot(study, person, folder)
+    tunings, B_p = dual_pivot(study, person, folder)
     rows = _rows(person, tunings.restored(study.B), w=0.0, gamma=1.0, low=0, high=1000, system="blind")
     for w, gamma, (low, high) in settings:
         restored = tunings.restored(B_p, w=w, gamma=gamma, w_interval=(low, high), allow_untuned_steps=True)
@@ -62,7 +64,7 @@ def guidance_scale(study, person, settings, folder):
 def fewer_steps(study, person, settings, folder):
     """Rows (system, sampler, steps, ...) of one person; settings: lists of (sampler, steps)."""
     settings = [(checks.choice("sampler", name, SAMPLERS), checks.whole("steps", n, least=2)) for name, n in settings]
-    tunings, B_p = _dual_pivot(study, person, folder)
+    tunings, B_p = dual_pivot(study, person, folder)
     rows = []
     for sampler, steps in settings:
         for name, system in {"blind": study.B, "dual pivot": B_p}.items():
@@ -72,16 +74,19 @@ def fewer_steps(study, person, settings, folder):
 
 
 def several_passes(study, person, settings, folder):
-    """Rows (system, number, ...) of one person; settings: the largest number of passes. Every pass has other noise.
+    """Rows (recipe, system, number, ...) of one person; settings: recipes, and the largest number of passes as "most".
 
-    A pass restores what the pass before it made.
+    A pass restores what the pass before it made, from other noise. The person is tuned for each recipe.
     """
-    most = checks.whole("passes", settings, least=1)
-    tunings, B_p = _dual_pivot(study, person, folder)
-    rows = _rows(person, person.inputs, system="input", number=0)
-    for name, system in {"blind": study.B, "dual pivot": B_p}.items():
-        restored = person.inputs
-        for k in range(most):
-            restored = tunings.restored(system, restored, seeds=10_000 * k)
-            rows += _rows(person, restored, system=name, number=k + 1)
+    most, rows = checks.whole("passes", settings["most"], least=1), []
+    for recipe in settings["recipes"]:
+        here = replace(study, plan=replace(study.plan, recipe=recipe))
+        who = here.open(person.name)
+        tunings, B_p = dual_pivot(here, who, folder / recipe)
+        rows += _rows(who, who.inputs, recipe=recipe, system="input", number=0)
+        for name, system in {"blind": study.B, "dual pivot": B_p}.items():
+            restored = who.inputs
+            for k in range(most):
+                restored = tunings.restored(system, restored, seeds=10_000 * k)
+                rows += _rows(who, restored, recipe=recipe, system=name, number=k + 1)
     return rows
