@@ -78,6 +78,14 @@ def test_the_share_is_the_part_of_the_drawn_edit_whatever_else_changes():
     assert editing.psnr_where(elsewhere, x, ~drawn.changed).max() < 10
 
 
+@pytest.mark.parametrize(
+    "share, word",
+    [([0.7, 0.8, 0.9], "made"), ([0.3, 0.4, 0.5], "begun"), ([-0.3, 0.1, 0.9], "not made"), ([0.9], "not made")],
+)
+def test_an_edit_is_made_where_its_interval_says_so(share, word):
+    assert editing.outcome(share) == word
+
+
 def test_psnr_over_a_mask_is_that_of_its_pixels():
     a, mask = torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 8, 8, dtype=torch.bool)
     mask[..., :4] = True
@@ -146,6 +154,12 @@ def test_every_word_of_a_caption_is_known(B):
 def test_what_cannot_be_drawn_is_refused(name, edit, error):
     with pytest.raises(error, match="Remedy"):
         editing.draw_edit(name, edit, 2)
+
+
+@pytest.mark.parametrize("names, edits", [(["photographs/ada"], ["smiling"]), (["people:9"], ["freckles"])])
+def test_a_study_of_edits_is_of_people_and_edits_that_can_be_drawn(names, edits):
+    with pytest.raises((BadPersonError, RangeError), match="Remedy"):
+        editing.check_drawn(names, edits)
 
 
 @pytest.mark.parametrize(

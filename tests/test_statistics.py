@@ -99,6 +99,14 @@ def test_one_person_has_no_interval_and_decides_nothing(table):
     assert set(statistics.outcomes(one).outcome) == {"inconclusive"}
 
 
+def test_an_interval_of_differences_is_students_t():
+    found = statistics.interval([1.0, 2.0, 3.0, float("nan")])
+    half = 4.302653 / 3**0.5  # t of two degrees of freedom at 0.975, standard deviation 1
+    assert (found["mean"], found.low, found.high) == pytest.approx((2.0, 2 - half, 2 + half), abs=1e-5)
+    assert found.words == f"+2.000 [{2 - half:+.3f}, {2 + half:+.3f}]"
+    assert statistics.interval([0.25], digits=2).words == "+0.25"
+
+
 def test_holm_by_hand():
     p = pd.Series([0.01, 0.04, 0.03, 0.005, np.nan])
     assert np.allclose(statistics.holm(p), [0.03, 0.06, 0.06, 0.02, np.nan], equal_nan=True)

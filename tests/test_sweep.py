@@ -270,3 +270,19 @@ def test_donors_are_tuned_once_for_all_people_and_leave_nothing_behind(study, tm
         "shared_encoder-people-19.json",
         "shared_encoder-people-9.json",
     ]
+
+
+def test_differences_to_the_first_setting_are_paired_by_person():
+    rows = pd.DataFrame(
+        [
+            dict(person=person, metric=metric, sampler=sampler, steps=steps, value=value + 10 * (metric == "psnr"))
+            for metric in ("identity", "psnr")
+            for person, values in {"a": (1.0, 2.0, 4.0), "b": (1.0, 5.0, 1.5)}.items()
+            for (sampler, steps), value in zip([("ddpm", 50), ("ddpm", 25), ("ddim", 25)], values)
+        ]
+    )
+    found = sweep.against(rows, "identity", ["sampler", "steps"], ("ddpm", 50))
+    assert {name: part.to_dict() for name, part in found.items()} == {
+        "ddpm, 25": {"a": 1.0, "b": 4.0},
+        "ddim, 25": {"a": 3.0, "b": 0.5},
+    }

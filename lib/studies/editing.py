@@ -18,6 +18,7 @@ from lib.metrics.landmark_distances import landmark_distance
 from lib.people import procedural
 from lib.people.person import FIRST_TARGET
 from lib.studies.guidance import dual_pivot
+from lib.studies.statistics import interval
 from lib.studies.study import rows_of
 
 EDITS = {  # caption words -> what they change of a drawing: genes of the person, values of the shot
@@ -65,6 +66,14 @@ def check_edits(B, edits):
     return list(edits)
 
 
+def check_drawn(names, edits):
+    """People and edits of a study, which measures edits by drawings. Raises BadPersonError, RangeError."""
+    for name in names:
+        procedural.parse(name)
+    for edit in edits:
+        checks.choice("edit", edit, EDITS)
+
+
 def draw_edit(name, edit, count, size=128):
     """What a procedural person's test images look like with an edit of EDITS. Returns a `Drawn`.
 
@@ -90,6 +99,12 @@ def edit_share(edited, unedited, drawn):
     """
     true = (drawn.after - drawn.before).flatten(1)
     return ((edited - unedited).flatten(1) * true).sum(1) / true.square().sum(1)
+
+
+def outcome(share):
+    """ "made", "begun" or "not made": the 95 % interval of the share lies above one half, above zero, or neither."""
+    low = interval(share).low
+    return "made" if low > 0.5 else "begun" if low > 0 else "not made"
 
 
 def psnr_where(a, b, mask):

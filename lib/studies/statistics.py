@@ -42,6 +42,21 @@ def paired(table, metric, arm, against="blind"):
     return float((means[arm] - means[against]).mean()), float(interval.low), float(interval.high)
 
 
+def interval(differences, digits=3):
+    """The mean of differences, one for each person, and its 95 % t interval.
+
+    Args: differences, numbers (missing ones are left out); digits of the words.
+    Returns a Series: mean, low, high (NaN for fewer than two people), words.
+    """
+    values = np.asarray(differences, float)
+    values = values[~np.isnan(values)]
+    few = len(values) < 2
+    low, high = (np.nan, np.nan) if few else stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    mean = values.mean() if len(values) else np.nan
+    words = f"{mean:+.{digits}f}" + ("" if few else f" [{low:+.{digits}f}, {high:+.{digits}f}]")
+    return pd.Series(dict(mean=mean, low=low, high=high, words=words))
+
+
 def _t_test(means, arm, against):
     return stats.ttest_rel(means[arm], means[against])
 

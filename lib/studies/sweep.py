@@ -90,6 +90,21 @@ def wide(table, columns, values="value"):
     return table.pivot_table(index="person", columns=columns, values=values, sort=False)
 
 
+def against(rows, metric, labels, first):
+    """Differences of a metric to the setting `first`, by person: setting in words -> Series.
+
+    Args: rows, a table of `means`; metric; labels, the columns that name a setting; first, a tuple of their values.
+    """
+    parts = rows[rows.metric == metric].groupby(list(labels), sort=False)
+    at = {setting: part.set_index("person").value for setting, part in parts}
+    others = [setting for setting in at if setting != first]
+    return {", ".join(_words(x) for x in setting): at[setting] - at[first] for setting in others}
+
+
+def _words(x):
+    return x if isinstance(x, str) else f"{x:g}"
+
+
 class Tunings:
     """One person's tunings and restorations with the settings of a study's plan.
 
