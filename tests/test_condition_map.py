@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import tiny_system
 import torch
@@ -86,3 +87,23 @@ def test_wrong_conditions_are_refused_before_anything_is_tuned(study, people, tm
     monkeypatch.setattr(sweep, "textual_pivot", lambda *_, **__: pytest.fail("tuned"))
     with pytest.raises(error, match="Remedy"):
         condition_map.where_the_arms_part(study, people["tiny"], CONDITIONS | wrong, tmp_path)
+
+
+def test_differences_and_contrasts_of_a_map_are_paired_by_person():
+    rows = pd.DataFrame(
+        [
+            dict(person=who, recipe=recipe, factor=f, budget=b, arm=arm, metric=metric, value=value)
+            for metric, sign in (("identity", 1), ("psnr", -1))
+            for who, k in (("b", 1), ("a", 2))
+            for recipe in ("tiny", "tiny-extreme")
+            for f in (0.5, 2.0)
+            for b in (20, 120)
+            for arm, value in (("swap", 7.0), ("in-context", 5.0), ("dual pivot", 7.0 + sign * k * f * (b == 20)))
+        ]
+    )
+    cells = condition_map.differences(rows, "identity")
+    assert cells["tiny", 2.0, 20].to_dict() == {"a": 4.0, "b": 2.0}
+    assert condition_map.differences(rows, "psnr")["tiny", 2.0, 20].to_dict() == {"a": -4.0, "b": -2.0}
+    assert condition_map.contrast(cells, "factor", 2.0, 0.5).to_dict() == {"a": 1.5, "b": 0.75}
+    assert condition_map.contrast(cells, "budget", 20, 120).to_dict() == {"a": 2.5, "b": 1.25}
+    assert condition_map.contrast(cells, "recipe", "tiny-extreme", "tiny").to_dict() == {"a": 0.0, "b": 0.0}

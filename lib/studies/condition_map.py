@@ -72,3 +72,16 @@ def _arms(tunings, swapped, steps):
     second = max(1, round(steps * plan.model.steps / plan.textual.steps))
     around = tunings.model(f"around {steps}", inside, second)
     return {SWAP: swapped.with_(E=tunings.B.E), IN_CONTEXT: inside, DUAL: around}
+
+
+def differences(rows, metric):
+    """Dual pivot − swap of a metric: a row for each person, a column for each (recipe, factor, budget) of the map."""
+    both = rows[(rows.metric == metric) & rows.arm.isin([DUAL, SWAP])]
+    wide = both.pivot_table(index="person", columns=["arm", "recipe", "factor", "budget"], values="value", sort=False)
+    return wide[DUAL] - wide[SWAP]
+
+
+def contrast(cells, label, value, other):
+    """How much larger `differences` are at one value of a label than at another, by person, over all other labels."""
+    at = {x: cells.xs(x, axis=1, level=label).mean(axis=1) for x in (value, other)}
+    return at[value] - at[other]
