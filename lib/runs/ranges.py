@@ -35,6 +35,7 @@ MOST = {
 RECIPES = ("none", "codeformer", "dpt", "realesrgan", "tiny", "tiny-heavy", "tiny-extreme")
 CHOICES = {  # what other modules offer; a test holds the two together
     "ARM": ("swap", "in-context", "encoder-only", "swap + model pivot", "dual pivot"),
+    "RECIPES": RECIPES,
     "ARMS": ("blind", "swap", "in-context", "encoder-only", "swap + model pivot", "dual pivot"),
     "TRAINED": ("all", "repo150"),
     "OTHERS": ("leave", "blind"),
