@@ -128,6 +128,13 @@ def test_curves_have_a_band_as_wide_as_the_interval_over_people():
     assert other.get_title() == "PSNR" and axis.get_xlabel() == "gamma"
 
 
+def test_a_logarithmic_axis_is_marked_at_the_numbers_that_were_measured():
+    table = pd.DataFrame([[1.0, 2.0, 3.0], [2.0, 2.5, 3.5]], columns=[5, 10, 40])
+    axis = figures.curves({"identity": {"a": table, "b": table[[10, 40]]}}, "steps", log=True).axes[0]
+    assert axis.get_xscale() == "log" and not axis.get_xticks(minor=True).size
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["5", "10", "40"]
+
+
 def test_a_matrix_names_its_rows_and_columns():
     table = pd.DataFrame([[0.1, -0.2], [0.0, 0.3]], index=["G of a", "G of b"], columns=["E of a", "E of b"])
     figure = figures.matrix(table, "identity", 0.3)

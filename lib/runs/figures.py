@@ -167,7 +167,11 @@ def curves(panels, xlabel, log=False):
             axis.plot(table.columns, mean, "osD^vX"[n % 6] + "-", ms=4, lw=1.2, color=f"C{n}", label=name)
             axis.fill_between(table.columns, mean - half, mean + half, alpha=0.2, lw=0, color=f"C{n}")
             words.append(f"{label}, {name}: {mean.iloc[0]:.3g} to {mean.iloc[-1]:.3g}")
-        axis.set_xscale("log" if log else "linear")
+        if log:
+            ticks = sorted({x for table in tables.values() for x in table.columns})
+            axis.set_xscale("log")
+            axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
+            axis.minorticks_off()
         axis.set_xlabel(xlabel, fontsize=8)
         axis.set_title(label, fontsize=9)
         axis.tick_params(labelsize=8)
