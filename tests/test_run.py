@@ -319,7 +319,7 @@ def test_people_and_systems_that_are_not_there_are_refused_before_a_kernel_start
 
 def test_people_who_lend_an_encoder_are_checked_like_the_others():
     lent = {"SECOND": "people:1001"}, {"DONORS": ["people:1009", "people:1001"]}
-    for values in (*lent, {"SOURCE": "people:1001"}, {"SOURCES": ["people:1001"]}):
+    for values in (*lent, {"SOURCE": "people:1001"}, {"SOURCES": ["people:1001"]}, {"THREE": ["people:1001"]}):
         with pytest.raises(ParameterError, match="Training person: people:1001.*Remedy"):
             ranges.check_places({"SCORER": "", **values})
 

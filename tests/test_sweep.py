@@ -16,6 +16,7 @@ from lib.studies import sweep, timesteps
 from lib.studies.arms import Plan
 from lib.studies.study import Study
 from lib.training.pivots import dual_pivot, model_pivot, prepare, textual_pivot
+from lib.training.shared import shared_model_pivot
 from lib.training.trainer import Training
 
 THRICE = Training(steps=3, batch=1, lr=1e-2, quiet=True)
@@ -286,3 +287,15 @@ def test_differences_to_the_first_setting_are_paired_by_person():
         "ddpm, 25": {"a": 1.0, "b": 4.0},
         "ddim, 25": {"a": 3.0, "b": 0.5},
     }
+
+
+def test_an_encoder_of_several_is_tuned_on_the_others_and_used_beside_ones_own_g(study, people, tmp_path):
+    ada, bo = (people[name] for name in NAMES)
+    rows = timesteps.encoder_of_several(study, ada, NAMES, tmp_path / "people" / "ada")
+    tuned = {}
+    for who in (ada, bo):
+        data = prepare(study.B, who.references, PLAN.recipe, 1)
+        tuned[who.name] = textual_pivot(study.B, data, training=THRICE), data
+    E = shared_model_pivot([tuned[bo.name]], PLAN.model)
+    expected = psnr(ada, restore(tuned[ada.name][0].with_(E=E), ada.inputs, seeds=0, steps=3))
+    assert values(rows, E="several") == pytest.approx(expected, abs=1e-4)

@@ -76,7 +76,7 @@ def _at_most(name, value):
 def check_places(values):
     """Checks the people and the system that a run names, without opening them. Raises ParameterError."""
     lists = [
-        values.get(name) for name in ("PEOPLE", "DONORS", "SOURCES")
+        values.get(name) for name in ("PEOPLE", "DONORS", "SOURCES", "THREE")
     ]  # PEOPLE is a number in notebooks that draw a crowd
     people = [name for names in lists if isinstance(names, list) for name in names]
     for name in people + [values[name] for name in ("PERSON", "SECOND", "SOURCE") if name in values]:

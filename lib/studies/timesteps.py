@@ -3,6 +3,8 @@
 Every function that a sweep computes takes (study, person, settings, folder) and returns rows of one person.
 """
 
+from dataclasses import replace
+
 import torch
 
 from lib import checks
@@ -12,6 +14,7 @@ from lib.restoration.sampling import clean_latent
 from lib.studies.person import prior_data
 from lib.studies.study import rows_of
 from lib.studies.sweep import Tunings, scored, shared_folder
+from lib.training.shared import shared_model_pivot
 
 GENERIC = 32  # pictures of other people that a generic E is tuned on
 WHOLE, EQUAL, PROPORTIONAL = "all timesteps", "low noise, equal steps", "low noise, steps in proportion"
@@ -174,6 +177,21 @@ def shared_encoder(study, person, settings, folder):
             rows += scored(person, lent, E=donor.name) + leak(donor, lent, E=donor.name)
             rows += leak(donor, restored["own"], E=f"own, beside {donor.name}")
     return rows
+
+
+def encoder_of_several(study, person, settings, folder):
+    """Rows of one person's G beside one E tuned on others, each with their own G; settings: the others' names.
+
+    Each of them has as many steps as the plan gives to step 2.
+    """
+    others, people = [name for name in settings if name != person.name], []
+    for name in others:
+        tunings = Tunings(study, study.open(name), shared_folder(folder.parent.parent) / f"of several {len(people)}")
+        people.append((tunings.textual("own"), tunings.data))
+    model = study.plan.model
+    E = shared_model_pivot(people, replace(model, steps=model.steps * len(people)))
+    tunings = Tunings(study, person, folder)
+    return tunings.rows(tunings.textual("own").with_(E=E), E="several")
 
 
 def leak(donor, restored, **labels):
