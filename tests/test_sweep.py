@@ -146,6 +146,20 @@ def test_the_plan_s_prior_is_used(study, people, tmp_path):
 # ---- when identity forms ----
 
 
+def test_predictions_of_g_alone_are_those_without_e(tunings, B):
+    B_p = tunings.textual("whole", gamma=0.0)
+    x0, p = tunings.data.latents, B_p.personal.prompt
+    (row,) = timesteps.apart((B_p, p), (B, ""), tunings.data, [300], with_E=False)
+    eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(300))
+    x_t = B.scheduler.add_noise(x0, eps, torch.full((len(x0),), 300))
+    with torch.no_grad():
+        one, other = (
+            system.G(x_t, 300, system.embed([prompt]).expand(len(x0), -1, -1)).sample
+            for system, prompt in ((B_p, p), (B, ""))
+        )
+    assert row["eps"] == pytest.approx(float((one - other).norm() / eps.norm()), rel=1e-4)
+
+
 def test_predictions_are_apart_by_what_the_schedule_makes_of_the_noise(tunings, B):
     B_p = tunings.textual("whole", gamma=0.0)
     p, ts = B_p.personal.prompt, [100, 500, 900]

@@ -24,18 +24,19 @@ WHOLE, EQUAL, PROPORTIONAL = "all timesteps", "low noise, equal steps", "low noi
 
 
 @torch.no_grad()
-def apart(one, other, data, timesteps, seed=0):
+def apart(one, other, data, timesteps, seed=0, with_E=True):
     """How far the predictions of two (system, prompt of G) lie apart, per timestep, on the same x_t and hints.
 
-    Args: one, other, pairs of a System and a prompt; data, `prepare`d pictures; timesteps; seed of the noise.
+    Args: one, other, pairs of a System and a prompt; data, `prepare`d pictures; timesteps; seed of the noise; with_E,
+    False for the predictions of G alone.
     Returns rows (t, eps, x_0, picture): norm of the difference of the predicted noise over the norm of the noise; of
     the clean latents over the norm of the true ones; root mean square of the decoded difference, pictures in [-1, 1].
     """
-    B, x0, rows = one[0], data.latents, []
+    B, x0, rows, hint = one[0], data.latents, [], data.hints[:, 0] if with_E else None
     for t in timesteps:
         eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(seed + t)).to(x0)
         x_t = B.scheduler.add_noise(x0, eps, torch.full((len(x0),), t, device=x0.device))  # (N, C, h, w)
-        predicted = [_predict(system, prompt, x_t, t, data.hints[:, 0]) for system, prompt in (one, other)]
+        predicted = [_predict(system, prompt, x_t, t, hint) for system, prompt in (one, other)]
         clean = [clean_latent(B, x_t, t, noise) for noise in predicted]
         pictures = [B.in_chunks(B.decode, z) for z in clean]
         rows.append(
