@@ -42,7 +42,7 @@ def B_p(B, people):
     return dual_pivot(B, references, recipe=PLAN.recipe, textual=ONCE, model=ONCE, degradations=1)
 
 
-def with_eyes(colour, digits="9"):
+def with_eyes(colour):
     return next(p for p in procedural.people_of("test", 50) if p.genes.iris == colour)
 
 

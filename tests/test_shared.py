@@ -1,10 +1,12 @@
 """One E for several people: every step is eq. 7's loss of one of them, and only E is trained."""
 
+from dataclasses import replace
+
 import pytest
 import tiny_system
 import torch
 
-from lib.errors import RangeError
+from lib.errors import CheckpointError, RangeError
 from lib.training import shared
 from lib.training.pivots import ModelLoss, prepare, textual_pivot
 from lib.training.shared import shared_model_pivot
@@ -44,6 +46,15 @@ def test_only_e_is_trained_and_it_depends_on_everybody(people):
     again, alone = shared_model_pivot(people, TWO), shared_model_pivot(people[:1], TWO)
     assert tiny_system.same(E.state_dict(), again.state_dict())
     assert not tiny_system.same(E.state_dict(), alone.state_dict())
+
+
+def test_a_finished_training_is_continued_and_that_of_other_people_refused(people, tmp_path):
+    kept = replace(TWO, folder=str(tmp_path))
+    E, again = shared_model_pivot(people, kept), shared_model_pivot(people, replace(kept, steps=2))
+    assert tiny_system.same(E.state_dict(), again.state_dict())
+    assert tiny_system.same(E.state_dict(), shared_model_pivot(people, TWO).state_dict())
+    with pytest.raises(CheckpointError):
+        shared_model_pivot(people[::-1], kept)
 
 
 def test_nobody_shares_nothing():

@@ -15,6 +15,7 @@ from lib.studies import study as studies
 from lib.studies import sweep, timesteps
 from lib.studies.arms import Plan
 from lib.studies.study import Study
+from lib.training import shared
 from lib.training.pivots import dual_pivot, model_pivot, prepare, textual_pivot
 from lib.training.shared import shared_model_pivot
 from lib.training.trainer import Training
@@ -313,3 +314,11 @@ def test_an_encoder_of_several_is_tuned_on_the_others_and_used_beside_ones_own_g
     E = shared_model_pivot([tuned[bo.name]], PLAN.model)
     expected = psnr(ada, restore(tuned[ada.name][0].with_(E=E), ada.inputs, seeds=0, steps=3))
     assert values(rows, E="several") == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_encoder_of_several_can_be_asked_of_its_own_people(study, tmp_path, monkeypatch):
+    trained, train = [], shared.train
+    monkeypatch.setattr(shared, "train", lambda *rest: trained.append(rest[2]) or train(*rest))
+    rows = sweep.run(study, NAMES, tmp_path, timesteps.encoder_of_several, NAMES)
+    assert {row["person"] for row in rows} == set(NAMES) and len(trained) == 2
+    assert sorted(path.suffix for path in (tmp_path / "people").iterdir()) == [".json", ".json"]

@@ -185,12 +185,14 @@ def encoder_of_several(study, person, settings, folder):
 
     Each of them has as many steps as the plan gives to step 2.
     """
-    others, people = [name for name in settings if name != person.name], []
-    for name in others:
-        tunings = Tunings(study, study.open(name), shared_folder(folder.parent.parent) / f"of several {len(people)}")
+    shared = shared_folder(folder.parent.parent)
+    others = {k: name for k, name in enumerate(settings) if name != person.name}
+    people = []
+    for k, name in others.items():
+        tunings = Tunings(study, study.open(name), shared / f"of several {k}")
         people.append((tunings.textual("own"), tunings.data))
-    model = study.plan.model
-    E = shared_model_pivot(people, replace(model, steps=model.steps * len(people)))
+    together, model = shared / f"E of {'-'.join(map(str, others))}", study.plan.model
+    E = shared_model_pivot(people, replace(model, steps=model.steps * len(people), folder=str(together)))
     tunings = Tunings(study, person, folder)
     return tunings.rows(tunings.textual("own").with_(E=E), E="several")
 
