@@ -258,3 +258,9 @@ def ddpm():
 def encoder_from(G):
     """E before training: a copy of G's encoder whose hint convolution and output convolutions are zero."""
     return LatentControlNet.from_unet(G)
+
+
+def clean_latent(B, x_t, t, eps):
+    """Eq. 2: the x_0 that a prediction of the noise implies, (x_t - sqrt(1 - abar) eps) / sqrt(abar); (N, C, h, w)."""
+    abar = B.scheduler.alphas_cumprod[t].to(x_t)
+    return (x_t - (1 - abar).sqrt() * eps) / abar.sqrt()

@@ -14,6 +14,7 @@ from lib import checks
 from lib.errors import RangeError, SeedError
 from lib.images import check_pictures
 from lib.models.precision import Precision
+from lib.models.system import clean_latent
 
 SAMPLERS = {  # name -> scheduler of diffusers and its options; None: the system's own
     "ddpm": None,
@@ -184,12 +185,6 @@ def sample(denoise, scheduler, steps, seeds, callback=None):
             x_0 = clean_latent(denoise.B, before, int(t), eps)
             callback({"step": k, "t": int(t), "eps": eps, "x_t": x_t, "x_0": x_0})
     return x_t
-
-
-def clean_latent(B, x_t, t, eps):
-    """The x_0 that a prediction of the noise implies: x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps, (N, C, h, w)."""
-    abar = B.scheduler.alphas_cumprod[t].to(x_t)
-    return (x_t - (1 - abar).sqrt() * eps) / abar.sqrt()
 
 
 class PriorDenoiser:

@@ -42,15 +42,17 @@ def jitter(x, g):
     return x + 0.04 * draw(1, 1, 1) * torch.randn(x.shape, generator=g, device=g.device)
 
 
-def arcface_crops(x, g=None):
+def arcface_crops(x, g=None, matrix=None):
     """insightface's crops of aligned ones.
 
     Args: x, (N, 3, S, S); g, a generator that displaces the crops as much as detected points do, or None for exact
-    ones. Returns (N, 3, 112, 112).
+    ones; matrix, (2, 3), from the aligned crop of 112 px to another one, None for insightface's.
+    Returns (N, 3, 112, 112).
     """
+    matrix = to_arcface() if matrix is None else matrix
     scale, offset = 2 / ARCFACE_SIZE, 1 / ARCFACE_SIZE - 1  # from pixel centres to [-1, 1]
     edges = np.array([[scale, 0, offset], [0, scale, offset], [0, 0, 1]])
-    back = edges @ np.linalg.inv(np.vstack([to_arcface(), [0, 0, 1]])) @ np.linalg.inv(edges)
+    back = edges @ np.linalg.inv(np.vstack([matrix, [0, 0, 1]])) @ np.linalg.inv(edges)
     theta = torch.tensor(back[:2], dtype=torch.float32, device=x.device).repeat(len(x), 1, 1)
     if g is not None:
         largest = torch.tensor([0.05, 0.07, 0.03, 0.03])[:, None].to(x)
@@ -62,12 +64,13 @@ def arcface_crops(x, g=None):
     return F.grid_sample(x, grid, align_corners=False)
 
 
-def fit_recogniser(pool, *, batch=24, device="cpu", **options):
-    """Train the recogniser on the people of a pool by the ArcFace loss and by predicting genes from the embedding.
+def fit_recogniser(pool, *, net=None, matrix=None, margin=0.2, batch=24, device="cpu", **options):
+    """Train a recogniser on the people of a pool by the ArcFace loss and by predicting genes from the embedding.
 
-    Returns the recogniser and the losses.
+    Args: net, a Recogniser, or None for a new one of insightface's crops; matrix, as of `arcface_crops`, which makes
+    what it reads; margin, of the loss, radians. Returns the recogniser and the losses.
     """
-    net = Recogniser(to_arcface()).to(device)
+    net = (net or Recogniser(to_arcface())).to(device)
     centres = nn.Linear(128, len(pool.genes), bias=False).to(device)
     reader = nn.Linear(128, pool.genes.shape[1]).to(device)
     genes = pool.genes.to(device)
@@ -75,9 +78,9 @@ def fit_recogniser(pool, *, batch=24, device="cpu", **options):
     def loss_of(g):
         i, x = pool.batch(batch, g)
         person = pool.person[i.to(pool.person.device)].to(device)
-        embedding = net(arcface_crops(jitter(x, g), g))
+        embedding = net(arcface_crops(jitter(x, g), g, matrix))
         gene_error = F.mse_loss(reader(embedding).float(), genes[person])
-        return arcface_loss(embedding, person, centres.weight) + 20 * gene_error
+        return arcface_loss(embedding, person, centres.weight, margin) + 20 * gene_error
 
     return net, fit("recogniser", [net, centres, reader], loss_of, device=device, **options)
 

@@ -1,0 +1,111 @@
+"""A one-step restorer on disk: adapters in diffusers' and OSDFace's layout, embedder, loss networks, and a JSON card."""
+
+import copy
+import json
+from pathlib import Path
+
+import torch
+from peft import get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+
+from lib.errors import WeightsError
+from lib.models.identity_embedder import IdentityEmbedder, Shape
+from lib.models.loss_networks import LossNetworks, VisualTokenizer, tiny_vq
+from lib.models.one_step import OneStep
+from lib.models.weight_files import read
+from lib.paths import atomic_write, from_root
+
+CARD, ADAPTERS = "onestep.json", "pytorch_lora_weights.safetensors"
+NETWORKS = ("embedder", "tokenizer", "networks")
+REMEDY = "Remedy: restore the folder with `git checkout -- data`, or train one with notebook 06."
+
+
+def save_one_step(folder, one):
+    """Write a one-step restorer in half precision, whole or not at all; the base is named by its fingerprint."""
+    card = {"T_L": one.T_L, "cleaned": one.cleaned, "base": one.B.fingerprint(), "shape": one.embedder.config()}
+    with atomic_write(from_root(folder)) as aside:
+        aside.mkdir()
+        save_adapters(aside / ADAPTERS, one.G)
+        for name in NETWORKS:
+            save_file(_halves(getattr(one, name).state_dict()), aside / f"{name}.safetensors")
+        (aside / CARD).write_text(json.dumps(card | {"provenance": one.provenance}, indent=1) + "\n")
+
+
+def save_adapters(file, G, name="default"):
+    """Write one adapter of G as diffusers does, in half precision: keys `unet.<layer>.lora_A.weight`."""
+    state = get_peft_model_state_dict(G, adapter_name=name)
+    save_file(_halves({f"unet.{key}": value for key, value in state.items()}), file)
+
+
+def _halves(state):
+    return {key: value.detach().half().cpu().contiguous() for key, value in state.items()}
+
+
+def load_one_step(folder="data/onestep", B=None):
+    """The one-step restorer of a folder on the base B, frozen.
+
+    Args: folder, seen from the repository; B, the System that it was trained on.
+    Returns a OneStep. Raises WeightsError: a missing or damaged file, or another base.
+    """
+    folder = from_root(folder)
+    card = _card(folder / CARD)
+    if card["base"] != B.fingerprint():
+        raise WeightsError(
+            f"weights of another base: {folder} was trained on {card['base']}, this system is {B.fingerprint()}. "
+            "Remedy: open the system that it was trained on, or train a restorer on this one (notebook 06)."
+        )
+    parts = IdentityEmbedder(Shape(**card["shape"])), VisualTokenizer(tiny_vq()), LossNetworks()
+    for name, module in zip(NETWORKS, parts):
+        load_strictly(module, folder / f"{name}.safetensors")
+        module.requires_grad_(False).eval()
+    G = load_adapters(B.G, folder / ADAPTERS)
+    return OneStep(B, G, *parts, card["T_L"], card["cleaned"], card["provenance"]).to(B.device)
+
+
+def _card(file):
+    try:
+        card = json.loads(file.read_text())
+        return {key: card[key] for key in ("T_L", "cleaned", "base", "shape", "provenance")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"no one-step restorer: {file} ({type(error).__name__}: {error}). {REMEDY}") from error
+
+
+def load_strictly(module, file):
+    """Load every weight of a module from a safetensors file; in place. Raises WeightsError."""
+    if not Path(file).is_file():
+        raise WeightsError(f"no weights: {file} is missing. {REMEDY}")
+    try:
+        module.load_state_dict({key: value.float() for key, value in load_file(file).items()}, strict=True)
+    except Exception as error:  # safetensors and torch each raise their own
+        raise WeightsError(f"unreadable weights: {file} ({str(error)[:160]}). {REMEDY}") from error
+
+
+def load_adapters(G, file, name="default"):
+    """A copy of G with the adapters of a file, frozen: targets and ranks are read from the tensors.
+
+    The layouts are those of diffusers: `unet.` in front or not, `lora_A`/`lora_B` or `lora.down`/`lora.up`, linear
+    layers and convolutions; alpha is the rank, as OSDFace's (16 and 16).
+    Args: G, a UNet; file; name of the adapter. Raises WeightsError: missing, unreadable, or of another architecture.
+    """
+    state = {key.removeprefix("unet."): value.float() for key, value in read(file).items()}
+    G, layers = copy.deepcopy(G), dict(G.named_modules())
+    wrong = [key for key in state if key.split(".lora")[0] not in layers]
+    if wrong or not any(".lora" in key for key in state):
+        what = f"{wrong[0]} is no layer of G" if wrong else "no adapter in it"
+        raise WeightsError(f"not adapters of this G: {file} ({what}). Remedy: use the base that they were trained on.")
+    try:
+        G.load_lora_adapter(state, prefix=None, adapter_name=name)
+    except Exception as error:  # diffusers, peft and torch each raise their own
+        raise WeightsError(
+            f"not adapters of this G: {file} ({str(error)[:160]}). Remedy: use the base that they were trained on."
+        ) from error
+    return G.requires_grad_(False).eval()
+
+
+def merged(G):
+    """A copy of G with its adapters added to its weights: the same predictions without their cost."""
+    G = copy.deepcopy(G)
+    with torch.no_grad():
+        G.fuse_lora()
+    G.unload_lora()
+    return G.requires_grad_(False).eval()

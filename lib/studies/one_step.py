@@ -1,0 +1,128 @@
+"""One step against fifty (Tables 1 and 3 of HonestFace), with references, without, and distilled to one person.
+
+Every function that a sweep computes takes (study, person, settings, folder) and returns rows of one person.
+"""
+
+import math
+import time
+from dataclasses import replace
+
+from lib.errors import RangeError
+from lib.metrics import registry
+from lib.metrics.colour import colour_distance
+from lib.metrics.landmark_detection import find_landmarks
+from lib.metrics.landmark_distances import similarity_landmark_distance
+from lib.models.identity_embedder import PARTS
+from lib.models.one_step_folder import load_one_step, merged
+from lib.restoration.one_step import describe, restore_one_step
+from lib.restoration.sampling import restore
+from lib.studies.arms import batch_size
+from lib.studies.guidance import dual_pivot
+from lib.studies.study import rows_of
+from lib.training import distillation
+
+METRICS = "psnr", "perceptual", "identity", "degrees", "l2_ld", "ald_eyes", "ald_mouth"
+BLIND, ONE_BLIND, ONE, DUAL, PERSONAL, TUNED = (
+    "blind, 50 steps",
+    "blind, one step",
+    "references, one step",
+    "dual pivot, 50 steps",
+    "dual pivot, one step",
+    "tuned on references, one step",
+)
+TAUGHT = 2  # degradations of each reference that the teacher restores for the distillation
+
+
+def scores(person, restored):
+    """name -> (N,) of METRICS, the similarity distance of landmarks, and colour; NaN where no face is found."""
+    table = registry.measure_all(restored, person.targets, scorer=person.scorer, only=METRICS)
+    found = {name: rows.value.to_numpy() for name, rows in table.groupby("metric", sort=False)}
+    points = [find_landmarks(x) for x in (restored, person.targets)]
+    seen = ~(points[0].isnan() | points[1].isnan()).flatten(1).any(1)
+    similarity = restored.new_full((len(restored),), math.nan).double()
+    if seen.any():
+        similarity[seen] = similarity_landmark_distance(*(p[seen] for p in points))
+    return found | {"similarity_ld": similarity, "colour": colour_distance(restored, person.targets)}
+
+
+def rows(person, restored, **labels):
+    """`scores` as rows, without those that have no value."""
+    return [row for row in rows_of(scores(person, restored), **labels) if not math.isnan(row["value"])]
+
+
+def timed(function, repeat=1):
+    """What a function returns, and its seconds: the median of `repeat` calls."""
+    seconds = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        value = function()
+        seconds.append(time.perf_counter() - start)
+    return value, sorted(seconds)[len(seconds) // 2]
+
+
+def systems(study, person, settings, folder):
+    """Rows (system, ...) of blind, one-step and dual-pivot restorers; metric "seconds" is per picture.
+
+    Settings: "restorer", folder of the one-step restorer; "training", fields of the distillation's Training.
+    """
+    one = load_one_step(settings["restorer"], study.B)
+    fast = one.with_(G=merged(one.G))
+    tunings, B_p = dual_pivot(study, person, folder)
+    training = replace(distillation.TRAINING, **settings.get("training", {}))
+    known = describe(one, person.references)
+    arms = {
+        BLIND: lambda: tunings.restored(study.B),
+        ONE_BLIND: lambda: restore_one_step(fast, person.inputs),
+        ONE: lambda: restore_one_step(fast, person.inputs, known),
+        DUAL: lambda: tunings.restored(B_p),
+    }
+    found = []
+    for name, teacher in {PERSONAL: B_p, TUNED: None}.items():
+        personal, seconds = timed(lambda: personal_one_step(one, person, study.plan, training, teacher))
+        quick = personal.with_(G=merged(personal.G))
+        arms[name] = lambda quick=quick: restore_one_step(quick, person.inputs, known)
+        found += rows_of({"distillation": [seconds]}, system=name)
+    for name, restored_by in arms.items():
+        restored, seconds = timed(restored_by, 1 if name in (BLIND, DUAL) else 5)
+        found += rows(person, restored, system=name)
+        found += rows_of({"seconds": [seconds / len(person.inputs)]}, system=name)
+    return found
+
+
+def personal_one_step(one, person, plan, training=distillation.TRAINING, teacher=None, degradations=None):
+    """The personal one-step restorer: distilled from a teacher, or tuned on the references alone.
+
+    Args: one, a OneStep; person; plan, of recipe, degradations and sampling steps; training; teacher, the person's
+    dual-pivot tuned system, which restores TAUGHT degradations of each reference, or None.
+    Returns a OneStep, frozen. Raises as `lib.training.distillation`.
+    """
+    count = degradations or plan.degradations
+    degraded, which = distillation.degraded_references(person.references, plan.recipe, count, training.seed)
+    taught = None
+    if teacher is not None:
+        first = degraded[: TAUGHT * len(person.references)]
+        taught = restore(teacher, first, seeds=0, steps=plan.steps, batch=batch_size(teacher))
+    data = distillation.person_examples(one, person.references, degraded, which, taught)
+    return distillation.distil(one, data, training)
+
+
+def embedder_parts(study, person, settings, folder):
+    """Rows (restorer, parts, references, whose, ...): which parts, how many references, and another person's.
+
+    Settings: "restorers", name -> folder; "parts", lists of PARTS; "counts" of references; "strangers", names of people
+    whose references are given in place of the person's.
+    """
+    found = []
+    for name, where in settings["restorers"].items():
+        one = load_one_step(where, study.B)
+        one = one.with_(G=merged(one.G))
+        how = [(list(parts), len(person.references), person) for parts in settings.get("parts", [list(PARTS)])]
+        how += [(list(PARTS), count, person) for count in settings.get("counts", [])]
+        how += [(list(PARTS), len(person.references), study.open(who)) for who in settings.get("strangers", [])]
+        for parts, count, whose in how:
+            if count > len(whose.references):
+                raise RangeError(f"{count} references of {len(whose.references)}. Remedy: fewer, or a larger plan.")
+            restored = restore_one_step(one, person.inputs, whose.references[:count], parts=parts)
+            kind = "own" if whose is person else "another person's"
+            found += rows(person, restored, restorer=name, parts=" + ".join(parts) or "none", references=count, whose=kind)
+    return found
