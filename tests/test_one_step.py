@@ -56,7 +56,10 @@ def test_the_clean_latent_undoes_the_forward_process(B):
 def test_the_order_of_references_and_the_batch_do_not_matter(one, pictures):
     degraded, references = pictures
     restored = restore_one_step(one, degraded, references)
-    for other in (restore_one_step(one, degraded, references[[2, 0, 3, 1]]), restore_one_step(one, degraded, describe(one, references), batch=1)):
+    for other in (
+        restore_one_step(one, degraded, references[[2, 0, 3, 1]]),
+        restore_one_step(one, degraded, describe(one, references), batch=1),
+    ):
         torch.testing.assert_close(restored, other, atol=2e-5, rtol=0)
 
 
@@ -106,7 +109,10 @@ def test_tokens_before_training_are_the_empty_prompt(B):
     p = prompt_of(fresh, degraded, describe(fresh, references))
     torch.testing.assert_close(p, B.embed([""]).expand(2, -1, -1))
     with torch.no_grad():
-        torch.testing.assert_close(fresh.G(degraded.new_zeros(1, 4, 8, 8), 5, p[:1]).sample, B.G(degraded.new_zeros(1, 4, 8, 8), 5, p[:1]).sample)
+        torch.testing.assert_close(
+            fresh.G(degraded.new_zeros(1, 4, 8, 8), 5, p[:1]).sample,
+            B.G(degraded.new_zeros(1, 4, 8, 8), 5, p[:1]).sample,
+        )
 
 
 def test_the_prompt_has_the_lengths_of_the_paper():
@@ -141,7 +147,9 @@ def test_eye_patches_are_windows_about_the_eyes(faces):
     assert patches.shape == (6, 2, 3, 32, 32)
     for eye, points in enumerate((slice(36, 42), slice(42, 48))):
         torch.testing.assert_close(patches[:, eye, :2].mean((2, 3)), landmarks[:, points].mean(1), atol=1e-4, rtol=0)
-        assert (patches[:, eye, 0].amax((1, 2)) - patches[:, eye, 0].amin((1, 2))).mean() == pytest.approx(0.34 * 31 / 32, abs=1e-3)
+        assert (patches[:, eye, 0].amax((1, 2)) - patches[:, eye, 0].amin((1, 2))).mean() == pytest.approx(
+            0.34 * 31 / 32, abs=1e-3
+        )
 
 
 # heatmaps and the mask of masked face alignment
@@ -185,14 +193,18 @@ def test_a_folder_gives_the_restorer_back(B, one, pictures, tmp_path):
     degraded, references = pictures
     assert again.T_L == one.T_L and not any(w.requires_grad for m in (again.G, again.embedder) for w in m.parameters())
     for known in (None, references):  # kept in half precision
-        torch.testing.assert_close(restore_one_step(again, degraded, known), restore_one_step(one, degraded, known), atol=2e-2, rtol=0)
+        torch.testing.assert_close(
+            restore_one_step(again, degraded, known), restore_one_step(one, degraded, known), atol=2e-2, rtol=0
+        )
 
 
 def test_merged_adapters_predict_the_same_without_adapters(one, pictures):
     degraded, references = pictures
     quick = one.with_(G=merged(one.G))
     assert not any("lora" in name for name, _ in quick.G.named_parameters())
-    torch.testing.assert_close(restore_one_step(quick, degraded, references), restore_one_step(one, degraded, references), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        restore_one_step(quick, degraded, references), restore_one_step(one, degraded, references), atol=1e-4, rtol=0
+    )
 
 
 def test_another_base_is_refused(one, tmp_path):
@@ -201,7 +213,9 @@ def test_another_base_is_refused(one, tmp_path):
         load_one_step(tmp_path / "one", tiny_system.build(seed=3))
 
 
-@pytest.mark.parametrize("file", [CARD, ADAPTERS, "embedder.safetensors", "tokenizer.safetensors", "networks.safetensors"])
+@pytest.mark.parametrize(
+    "file", [CARD, ADAPTERS, "embedder.safetensors", "tokenizer.safetensors", "networks.safetensors"]
+)
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
 def test_missing_and_damaged_files_are_named(B, one, tmp_path, file, damage):
     folder = tmp_path / "one"
@@ -217,7 +231,9 @@ def test_missing_and_damaged_files_are_named(B, one, tmp_path, file, damage):
 LAYOUTS = {
     "OSDFace": lambda key: f"unet.{key}",
     "without a prefix": lambda key: key,
-    "older diffusers": lambda key: "unet." + key.replace("lora_A.weight", "lora.down.weight").replace("lora_B.weight", "lora.up.weight"),
+    "older diffusers": lambda key: (
+        "unet." + key.replace("lora_A.weight", "lora.down.weight").replace("lora_B.weight", "lora.up.weight")
+    ),
 }
 
 

@@ -233,7 +233,9 @@ def test_targets_are_the_teachers_first_and_the_references_after_them(one, perso
 def test_distillation_trains_one_small_adapter_beside_the_restorers_own(one, person):
     references, degraded, which = person
     data = distillation.person_examples(one, references, degraded, which)
-    personal = distillation.distil(one, data, Training(steps=30, lr=2e-3, batch=3, quiet=True), Weights(1, 0, 0, 0, 0, 0))
+    personal = distillation.distil(
+        one, data, Training(steps=30, lr=2e-3, batch=3, quiet=True), Weights(1, 0, 0, 0, 0, 0)
+    )
     assert set(personal.G.peft_config) == {"default", "person"} and set(one.G.peft_config) == {"default"}
     own = {k: v for k, v in one.G.state_dict().items()}
     assert all(torch.equal(v, own[k]) for k, v in personal.G.state_dict().items() if ".person." not in k)

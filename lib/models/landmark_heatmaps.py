@@ -16,7 +16,10 @@ from lib.errors import PackError
 
 LANDMARKER = paths.DATA / "models" / "people" / "people-l.onnx"
 HEATMAPS = "/Reshape_3_output_0"  # the 68 softmax maps, whose centres of mass are the points
-HALF, DOWN = 0.8, 0.2  # of an aligned picture in [-1, 1]: half a side of the face's box, and its centre below the middle
+HALF, DOWN = (
+    0.8,
+    0.2,
+)  # of an aligned picture in [-1, 1]: half a side of the face's box, and its centre below the middle
 INPUT = 192  # pixels
 
 

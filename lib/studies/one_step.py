@@ -7,13 +7,17 @@ import math
 import time
 from dataclasses import replace
 
-from lib.errors import RangeError
+from lib import paths
+from lib.errors import RangeError, WeightsError
 from lib.metrics import registry
 from lib.metrics.colour import colour_distance
+from lib.metrics.image import sharpness
 from lib.metrics.landmark_detection import find_landmarks
 from lib.metrics.landmark_distances import similarity_landmark_distance
-from lib.models.identity_embedder import PARTS
-from lib.models.one_step_folder import load_one_step, merged
+from lib.models.identity_embedder import PARTS, eye_patches
+from lib.models.landmark_heatmaps import landmark_heatmaps
+from lib.models.one_step_folder import ADAPTERS, load_one_step, merged
+from lib.models.weight_files import sha256
 from lib.restoration.one_step import describe, restore_one_step
 from lib.restoration.sampling import restore
 from lib.studies.arms import batch_size
@@ -34,7 +38,11 @@ TAUGHT = 2  # degradations of each reference that the teacher restores for the d
 
 
 def scores(person, restored):
-    """name -> (N,) of METRICS, the similarity distance of landmarks, and colour; NaN where no face is found."""
+    """name -> (N,) of METRICS, similarity distance of landmarks, colour, eyes, sharpness; NaN where no face is found.
+
+    "eyes" is the mean absolute error of the patches of both eyes, in levels of 255. Args: person, a Person with
+    targets; restored, (N, 3, S, S).
+    """
     table = registry.measure_all(restored, person.targets, scorer=person.scorer, only=METRICS)
     found = {name: rows.value.to_numpy() for name, rows in table.groupby("metric", sort=False)}
     points = [find_landmarks(x) for x in (restored, person.targets)]
@@ -42,7 +50,14 @@ def scores(person, restored):
     similarity = restored.new_full((len(restored),), math.nan).double()
     if seen.any():
         similarity[seen] = similarity_landmark_distance(*(p[seen] for p in points))
-    return found | {"similarity_ld": similarity, "colour": colour_distance(restored, person.targets)}
+    places = landmark_heatmaps(person.targets)[1]
+    eyes = eye_patches(restored, places) - eye_patches(person.targets, places)  # (N, 2, 3, 32, 32)
+    return found | {
+        "similarity_ld": similarity,
+        "colour": colour_distance(restored, person.targets),
+        "eyes": 127.5 * eyes.abs().flatten(1).mean(1),
+        "sharpness": sharpness(restored),
+    }
 
 
 def rows(person, restored, **labels):
@@ -63,9 +78,10 @@ def timed(function, repeat=1):
 def systems(study, person, settings, folder):
     """Rows (system, ...) of blind, one-step and dual-pivot restorers; metric "seconds" is per picture.
 
-    Settings: "restorer", folder of the one-step restorer; "training", fields of the distillation's Training.
+    Settings: "restorers", as of `restorers`, one; "training", fields of the distillation's Training.
     """
-    one = load_one_step(settings["restorer"], study.B)
+    ((where, _),) = settings["restorers"].values()
+    one = load_one_step(where, study.B)
     fast = one.with_(G=merged(one.G))
     tunings, B_p = dual_pivot(study, person, folder)
     training = replace(distillation.TRAINING, **settings.get("training", {}))
@@ -106,23 +122,38 @@ def personal_one_step(one, person, plan, training=distillation.TRAINING, teacher
     return distillation.distil(one, data, training)
 
 
+def restorers(folder):
+    """name -> [folder, digest of its adapters] of a restorer's folder, or of every restorer in a folder of them.
+
+    Raises WeightsError where there is none.
+    """
+    folder = paths.from_root(folder)
+    found = [folder] if (folder / ADAPTERS).is_file() else sorted(file.parent for file in folder.glob(f"*/{ADAPTERS}"))
+    if not found:
+        raise WeightsError(f"no one-step restorer in {folder}. Remedy: train some with notebook 06, or check the path.")
+    return {one.name: [paths.display_path(one), sha256(one / ADAPTERS)[:16]] for one in found}
+
+
 def embedder_parts(study, person, settings, folder):
     """Rows (restorer, parts, references, whose, ...): which parts, how many references, and another person's.
 
-    Settings: "restorers", name -> folder; "parts", lists of PARTS; "counts" of references; "strangers", names of people
+    Settings: "restorers", as of `restorers`; "parts", lists of PARTS; "counts" of references; "strangers", names of people
     whose references are given in place of the person's.
     """
     found = []
-    for name, where in settings["restorers"].items():
+    for name, (where, _) in settings["restorers"].items():
         one = load_one_step(where, study.B)
         one = one.with_(G=merged(one.G))
         how = [(list(parts), len(person.references), person) for parts in settings.get("parts", [list(PARTS)])]
         how += [(list(PARTS), count, person) for count in settings.get("counts", [])]
-        how += [(list(PARTS), len(person.references), study.open(who)) for who in settings.get("strangers", [])]
+        strangers = [who for who in settings.get("strangers", []) if who != person.name]
+        how += [(list(PARTS), len(person.references), study.open(who)) for who in strangers]
         for parts, count, whose in how:
             if count > len(whose.references):
                 raise RangeError(f"{count} references of {len(whose.references)}. Remedy: fewer, or a larger plan.")
             restored = restore_one_step(one, person.inputs, whose.references[:count], parts=parts)
             kind = "own" if whose is person else "another person's"
-            found += rows(person, restored, restorer=name, parts=" + ".join(parts) or "none", references=count, whose=kind)
+            found += rows(
+                person, restored, restorer=name, parts=" + ".join(parts) or "none", references=count, whose=kind
+            )
     return found

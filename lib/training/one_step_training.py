@@ -37,6 +37,17 @@ class Weights:
     aligned_by: str = "lpips"
 
 
+VARIANTS = {  # Table 3b and the parts of section 3: what each ablation changes
+    "all losses": {},
+    "no MFA": {"aligned": 0.0},
+    "MFA by DISTS": {"aligned_by": "dists"},
+    "MFA by MSE": {"aligned_by": "mse"},
+    "no identity loss": {"identity": 0.0},
+    "no GAN": {"adversarial": 0.0},
+}
+WARM = Weights(latent=1.0, pixels=0.0, perceptual=0.0, identity=0.0, aligned=0.0, adversarial=0.0)  # needs no decoder
+
+
 @dataclass
 class Examples:
     """What a step reads of N training pictures, computed once."""
