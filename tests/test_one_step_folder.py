@@ -9,8 +9,8 @@ from lib import onestep
 from lib.errors import IdentityWarning, MissingPicturesError, NotThePersonError, PictureSizeError, SaveError
 from lib.images import to_tensor
 from lib.models.one_step_folder import save_one_step
-from lib.people.picture_files import load_picture, save_picture
 from lib.people.person import procedural_person
+from lib.people.picture_files import load_picture, save_picture
 from lib.restoration import one_step_folder
 from lib.restoration.one_step import restore_one_step
 

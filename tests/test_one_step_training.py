@@ -8,12 +8,15 @@ import tiny_system
 import torch
 import torch.nn.functional as F
 
-from lib.errors import CheckpointError, MissingPicturesError, RangeError
+from lib.errors import CheckpointError, MissingPicturesError, PersonalWeightsError, RangeError
 from lib.images import to_uint8
 from lib.metrics.landmark_distances import affine_landmark_distance
 from lib.models import discriminator
 from lib.models.landmark_heatmaps import landmark_heatmaps
 from lib.models.loss_networks import LossNetworks
+from lib.models.one_step_folder import merged
+from lib.models.personal_one_step import load_personal_one_step, save_personal_one_step
+from lib.restoration.one_step import describe, restore_one_step
 from lib.training import distillation, restoration_losses
 from lib.training import one_step_training as training
 from lib.training.one_step_training import OneStepLoss, Weights, fit_one_step
@@ -251,3 +254,28 @@ def test_a_single_reference_cannot_be_distilled(one, person):
     references, degraded, which = person
     with pytest.raises(MissingPicturesError, match="One reference"):
         distillation.person_examples(one, references[:1], degraded[:1], which[:1])
+
+
+def test_a_personal_restorer_comes_back_from_disk_without_its_reference_pictures(one, person, tmp_path):
+    references, degraded, which = person
+    data = distillation.person_examples(one, references, degraded, which)
+    personal = distillation.distil(one, data, Training(steps=2, lr=1e-2, batch=3, quiet=True))
+    save_personal_one_step(tmp_path / "p", personal, describe(one, references))
+    again, known = load_personal_one_step(tmp_path / "p", one)
+    expected = restore_one_step(personal, degraded, references)
+    torch.testing.assert_close(restore_one_step(again, degraded, known), expected, atol=2e-2, rtol=0)
+    torch.testing.assert_close(
+        restore_one_step(again.with_(G=merged(again.G)), degraded, known), expected, atol=2e-2, rtol=0
+    )
+    assert (restore_one_step(one, degraded, references) - expected).abs().max() > 0.05
+
+
+def test_a_personal_restorer_of_another_restorer_or_none_is_refused(B, one, person, tmp_path):
+    references, *_ = person
+    with pytest.raises(PersonalWeightsError, match="not a personal restorer"):
+        save_personal_one_step(tmp_path / "p", one, describe(one, references))
+    with pytest.raises(PersonalWeightsError, match="no personal one-step restorer"):
+        load_personal_one_step(tmp_path / "p", one)
+    save_personal_one_step(tmp_path / "p", distillation.with_adapter(one), describe(one, references))
+    with pytest.raises(PersonalWeightsError, match="of another restorer"):
+        load_personal_one_step(tmp_path / "p", tiny_one_step.build(B, T_L=200))

@@ -13,8 +13,8 @@ ARROWS = {
     "degradation": set(),
     "models": set(),
     "metrics": {"people"},
-    "training": {"people", "degradation", "models"},
-    "restoration": {"people", "models", "metrics.identity"},
+    "training": {"people", "degradation", "models", "metrics.landmark_distances"},
+    "restoration": {"people", "models", "metrics.identity", "metrics.landmark_distances"},
     "studies": {"people", "degradation", "models", "metrics", "training", "restoration", "runs"},
     "runs": set(),
 }

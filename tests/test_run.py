@@ -281,9 +281,11 @@ def test_choices_are_those_of_the_modules_that_offer_them():
     from lib.people.picture_files import SUFFIXES
     from lib.restoration.photographs import OTHERS
     from lib.studies.arms import ARMS
+    from lib.training import one_step_training
 
     assert ranges.CHOICES["ARMS"] == tuple(ARMS) and set(ranges.CHOICES["ARM"]) == set(ARMS) - {"blind"}
     assert set(ranges.RECIPES) == set(RECIPES) and set(ranges.CHOICES["OTHERS"]) == set(OTHERS)
+    assert ranges.CHOICES["ABLATIONS"] == tuple(one_step_training.VARIANTS)
     assert set(ranges.PICTURES) == set(SUFFIXES)
     training = [n for n in range(10) if procedural.ProceduralPerson(n).split == "train"]
     assert training == list(ranges.TRAINING_DIGITS)

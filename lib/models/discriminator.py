@@ -1,6 +1,5 @@
 """The discriminator of eq. 5 of HonestFace: a small head on features of the frozen G, which sees noisy latents."""
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call

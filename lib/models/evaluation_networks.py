@@ -1,7 +1,8 @@
 """Networks that evaluate restorations of drawn people: a face recogniser, a perceptual distance, a landmarker.
 
-They are trained on procedural people and are used for evaluation only: no loss that trains or guides a restoration uses
-them. `lib.models.export_onnx` writes them as ONNX files, two of which form an insightface pack with the detector.
+They are trained on procedural people and are used for evaluation: no loss that trains or guides a restoration has a
+gradient through them. (The landmarker's heatmaps of the degraded picture make the mask of eq. 11 of HonestFace.)
+`lib.models.export_onnx` writes them as ONNX files, two of which form an insightface pack with the detector.
 """
 
 import torch

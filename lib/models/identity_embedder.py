@@ -1,4 +1,4 @@
-"""The prompt p of HonestFace (section 3.2): tokens of the references' eyes and identity, and of the degraded picture."""
+"""The prompt p of HonestFace (section 3.2): tokens of references (eyes, identity) and of the degraded picture."""
 
 from dataclasses import asdict, dataclass
 

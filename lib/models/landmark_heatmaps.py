@@ -35,7 +35,7 @@ def _network(file=LANDMARKER):
 
 
 def _resampled(pictures, half, down, size):
-    """The window of pictures (N, C, H, W) with half side `half` and centre (0, down), in [-1, 1]; (N, C, size, size)."""
+    """A window of pictures (N, C, H, W), its half side and centre (0, down) in [-1, 1]; (N, C, size, size)."""
     window = torch.tensor([[half, 0.0, 0.0], [0.0, half, down]]).repeat(len(pictures), 1, 1)  # (N, 2, 3)
     grid = F.affine_grid(window, [len(pictures), pictures.shape[1], size, size], align_corners=False)
     return F.grid_sample(pictures, grid, align_corners=False)

@@ -5,7 +5,6 @@ scores a restoration guides none.
 """
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from diffusers import VQModel
 from torch import nn
@@ -40,7 +39,7 @@ class LossNetworks(nn.Module):
 
 
 def tiny_vq(codes=256, channels=32):
-    """An untrained VQ autoencoder of the tiny scale: 8 x 8 features of pictures of 128 px. Returns diffusers' VQModel."""
+    """diffusers' VQModel of the tiny scale, untrained: 8 x 8 features of pictures of 128 px."""
     return VQModel(
         in_channels=3 * FOLD**2,
         out_channels=3 * FOLD**2,

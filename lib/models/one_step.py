@@ -16,6 +16,7 @@ from lib.models.system import System, clean_latent
 
 T_L = 399  # of 1000: OSDFace's; HonestFace gives none
 RANK = 16  # section 4.1: rank and alpha of the adapters
+ADAPTER = "person"  # the name of a personal adapter beside the restorer's own
 EARLY, MIDDLE = 0, 2  # stages of features that FFE reads
 
 
@@ -49,6 +50,10 @@ class OneStep:
     def with_(self, **parts):
         """The same restorer with other parts."""
         return replace(self, **parts)
+
+    def copied(self):
+        """The same restorer with its own copies of what is trained: G and the embedder."""
+        return self.with_(G=copy.deepcopy(self.G), embedder=copy.deepcopy(self.embedder))
 
     def to(self, device):
         """Move every part to `device`; returns the restorer."""

@@ -1,4 +1,4 @@
-"""A one-step restorer on disk: adapters in diffusers' and OSDFace's layout, embedder, loss networks, and a JSON card."""
+"""A one-step restorer on disk: adapters in diffusers' and OSDFace's layout, its networks, and a JSON card."""
 
 import copy
 import json

@@ -8,6 +8,7 @@ from lib.errors import PictureSizeError, SaveError, exit_status
 from lib.images import to_tensor
 from lib.metrics.identity import RECOGNISER
 from lib.models.one_step_folder import load_one_step, merged
+from lib.models.personal_one_step import load_personal_one_step
 from lib.models.system_folder import load_system
 from lib.people import alignment
 from lib.people.picture_files import load_picture, save_picture
@@ -17,13 +18,22 @@ from lib.restoration.person_identity import PersonIdentity
 
 
 def restore_folder(
-    folder, references=None, output=None, *, scorer=None, system="data/system", restorer="data/onestep", device="cpu"
+    folder,
+    references=None,
+    output=None,
+    *,
+    personal=None,
+    scorer=None,
+    system="data/system",
+    restorer="data/onestep",
+    device="cpu",
 ):
     """Restore every picture of a folder in one step; every file is read before the first is restored.
 
     Args: folder, of degraded pictures, aligned square crops (`paths.from_root`); references, a folder of good pictures
-    of the same person, or None; output, a folder that does not exist yet, None for `<folder>-restored`; scorer, the
-    recogniser that compares references, people-r by default; system, the base; restorer; device.
+    of the same person, or None; output, a folder that does not exist yet, None for `<folder>-restored`; personal,
+    the folder of a personal one-step restorer, which has its own references; scorer, the recogniser that compares
+    references, people-r by default; system, the base; restorer; device.
     Returns the output folder, which holds PNG files of the inputs' stems, marked as synthetic.
     Raises SaveError (the output exists), PictureSizeError (not square), the errors of `list_pictures`, `load_picture`,
     `load_system` and `load_one_step`; NotThePersonError or IdentityWarning for references of two people.
@@ -38,11 +48,13 @@ def restore_folder(
     files, pictures = read_crops(folder, B.size)
     known = references if references is None else read_crops(paths.from_root(references), B.size)
     one = load_one_step(restorer, B)
-    one, described = one.with_(G=merged(one.G)), None
+    described = None
+    if personal:
+        one, described = load_personal_one_step(personal, one)
     if known is not None:
         check_one_person(*known, pictures, files, scorer)
         described = describe(one, known[1])
-    restored = restore_one_step(one, pictures, described)
+    restored = restore_one_step(one.with_(G=merged(one.G)), pictures, described)
     with paths.atomic_write(output) as aside:
         aside.mkdir()
         for file, picture in zip(files, restored):
@@ -80,6 +92,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m lib.onestep", description=__doc__)
     parser.add_argument("folder", type=Path, help="degraded pictures: aligned square crops")
     parser.add_argument("--references", type=Path, help="a folder of good pictures of the same person")
+    parser.add_argument("--personal", help="a personal one-step restorer, which notebook 06 saves")
     parser.add_argument("--output", type=Path, help="where restored pictures go; FOLDER-restored by default")
     parser.add_argument("--scorer", help="recogniser of real people (.onnx or pack); people-r by default")
     parser.add_argument("--system", default="data/system", help="the base")

@@ -23,6 +23,11 @@ LEAST = {
     "MEASURED": 1,
     "TEXTUAL_STEPS": 1,
     "MODEL_STEPS": 1,
+    "DISTIL_STEPS": 1,
+    "RECOGNISER_STEPS": 1,
+    "NETWORK_STEPS": 1,
+    "WARM_STEPS": 1,
+    "ABLATION_STEPS": 1,
     "SAMPLING_STEPS": 2,
 }
 MOST = {
@@ -42,6 +47,7 @@ CHOICES = {  # what other modules offer; a test holds the two together
     "PRECISION": ("float32", "bfloat16"),
     "RECIPE": RECIPES,
     "HEAVY": RECIPES,
+    "ABLATIONS": ("all losses", "no MFA", "MFA by DISTS", "MFA by MSE", "no identity loss", "no GAN"),
 }
 PROCEDURAL = re.compile(r"people:[0-9]{1,18}")
 RANDOM = "random"  # SYSTEM of notebook 22: random weights of full size
@@ -76,7 +82,7 @@ def _at_most(name, value):
 def check_places(values):
     """Checks the people and the system that a run names, without opening them. Raises ParameterError."""
     lists = [
-        values.get(name) for name in ("PEOPLE", "DONORS", "SOURCES", "THREE")
+        values.get(name) for name in ("PEOPLE", "DONORS", "SOURCES", "THREE", "STRANGERS")
     ]  # PEOPLE is a number in notebooks that draw a crowd
     people = [name for names in lists if isinstance(names, list) for name in names]
     for name in people + [values[name] for name in ("PERSON", "SECOND", "SOURCE") if name in values]:

@@ -7,8 +7,10 @@ import math
 import time
 from dataclasses import replace
 
+import pandas as pd
+
 from lib import paths
-from lib.errors import RangeError, WeightsError
+from lib.errors import MissingPicturesError, RangeError, WeightsError
 from lib.metrics import registry
 from lib.metrics.colour import colour_distance
 from lib.metrics.image import sharpness
@@ -22,6 +24,7 @@ from lib.restoration.one_step import describe, restore_one_step
 from lib.restoration.sampling import restore
 from lib.studies.arms import batch_size
 from lib.studies.guidance import dual_pivot
+from lib.studies.statistics import interval
 from lib.studies.study import rows_of
 from lib.training import distillation
 
@@ -34,7 +37,22 @@ BLIND, ONE_BLIND, ONE, DUAL, PERSONAL, TUNED = (
     "dual pivot, one step",
     "tuned on references, one step",
 )
+SHOWN = {
+    "psnr": ("PSNR (dB)", 2),
+    "perceptual": ("perceptual", 3),
+    "identity": ("identity", 3),
+    "colour": ("colour", 2),
+}
 TAUGHT = 2  # degradations of each reference that the teacher restores for the distillation
+
+
+def with_targets(person):
+    """The person, who has the ground truth of the inputs; raises MissingPicturesError for one without."""
+    if person.targets is None:
+        raise MissingPicturesError(
+            f"No ground truth: {person.name}. Remedy: put it into targets/, or restore with python -m lib.onestep."
+        )
+    return person
 
 
 def scores(person, restored):
@@ -137,8 +155,8 @@ def restorers(folder):
 def embedder_parts(study, person, settings, folder):
     """Rows (restorer, parts, references, whose, ...): which parts, how many references, and another person's.
 
-    Settings: "restorers", as of `restorers`; "parts", lists of PARTS; "counts" of references; "strangers", names of people
-    whose references are given in place of the person's.
+    Settings: "restorers", as of `restorers`; "parts", lists of PARTS; "counts" of references; "strangers", names of
+    people whose references are given in place of the person's.
     """
     found = []
     for name, (where, _) in settings["restorers"].items():
@@ -154,6 +172,34 @@ def embedder_parts(study, person, settings, folder):
             restored = restore_one_step(one, person.inputs, whose.references[:count], parts=parts)
             kind = "own" if whose is person else "another person's"
             found += rows(
-                person, restored, restorer=name, parts=" + ".join(parts) or "none", references=count, whose=kind
+                person,
+                restored,
+                restorer=name,
+                parts=" + ".join(part for part in PARTS if part in parts) or "none",
+                references=count,
+                whose=kind,
             )
     return found
+
+
+def summary(metrics, against=DUAL):
+    """A table of the systems of a record: means, and in brackets the paired 95 % interval of the difference to one.
+
+    Args: metrics, rows of a record; against, the system that the others are compared with. The last column is how many
+    times as fast as that system each one is in the same run, the median over people.
+    """
+    rows = pd.DataFrame(metrics)
+    rows = rows[rows.question == "systems"]
+    wide = {m: part.pivot_table(index="person", columns="system", values="value") for m, part in rows.groupby("metric")}
+    found = {}
+    for system in (BLIND, ONE_BLIND, ONE, DUAL, PERSONAL, TUNED):
+        found[system] = {label: _cell(wide[m], system, against, digits) for m, (label, digits) in SHOWN.items()}
+        speed = (wide["seconds"][against] / wide["seconds"][system]).median()
+        found[system]["times as fast"] = f"{speed:.0f}" if speed >= 10 else f"{speed:.1f}"
+    return pd.DataFrame(found).T.rename_axis("system")
+
+
+def _cell(table, system, against, digits):
+    """A mean, with the interval of its difference to another system's."""
+    mean = f"{table[system].mean():.{digits}f}"
+    return mean if system == against else f"{mean} ({interval(table[system] - table[against], digits).words})"

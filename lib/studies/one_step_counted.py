@@ -7,9 +7,8 @@ from diffusers import VQModel
 from lib.models.identity_embedder import PAPER as SHAPE
 from lib.models.identity_embedder import Evidence, IdentityEmbedder
 from lib.models.loss_networks import VisualTokenizer
-from lib.models.one_step import RANK, adapted
+from lib.models.one_step import ADAPTER, RANK, adapted
 from lib.studies.cost_counted import TOKENS, _counted, full_size
-from lib.training.distillation import ADAPTER
 from lib.training.distillation import RANK as PERSONAL_RANK
 
 PAPER = {"weights (million)": 1059, "MACs (G)": 2282}  # Table 3a, HonestFace at 512 px

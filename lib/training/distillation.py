@@ -8,11 +8,10 @@ from lib import checks
 from lib.degradation.degrade import degrade
 from lib.errors import MissingPicturesError
 from lib.images import check_pictures, to_uint8
-from lib.models.one_step import adapted
+from lib.models.one_step import ADAPTER, adapted
 from lib.training.one_step_training import OneStepLoss, Weights, examples
 from lib.training.trainer import Training, train
 
-ADAPTER = "person"
 RANK = 4
 WEIGHTS = Weights(adversarial=0.0)
 TRAINING = Training(steps=150, lr=1e-3, batch=4, schedule="cosine", clip=1.0)

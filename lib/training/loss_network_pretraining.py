@@ -15,7 +15,7 @@ MARGINS = (0.2, 0.35)  # radians, of the two recognisers: they differ in width, 
 
 
 def fit_loss_networks(pool, *, seed=0, recogniser_steps, feature_steps, folder=None, **options):
-    """Train both recognisers of eq. 8 and the features of eqs 9 and 13. Returns LossNetworks, frozen, and the losses."""
+    """Train both recognisers of eq. 8 and the features of eqs 9 and 13. Returns LossNetworks and the losses."""
     networks, losses = LossNetworks(), {}
     folder = None if folder is None else str(folder)
     for k, (widths, margin) in enumerate(zip(WIDTHS, MARGINS)):

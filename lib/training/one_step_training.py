@@ -1,4 +1,4 @@
-"""Training of the one-step restorer (HonestFace, section 3): adapters on G, the embedder and the discriminator at once."""
+"""Training of the one-step restorer (HonestFace, section 3): adapters, embedder and discriminator at once."""
 
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ class Weights:
     latent: float = 0.0
     pixels: float = 1.0
     perceptual: float = 0.3
-    identity: float = 0.1
+    identity: float = 0.5
     aligned: float = 0.15
     adversarial: float = 0.02
     perceptual_by: str = "dists"
