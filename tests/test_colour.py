@@ -39,5 +39,7 @@ def test_it_is_the_mean_of_one_dimensional_distances_by_hand():
 
 
 def test_other_shapes_are_refused():
-    with pytest.raises(PictureSizeError):
-        colour_distance(PICTURES[:, :2], PICTURES[:, :2])
+    small = PICTURES[..., :32, :32]
+    for a, b in ((PICTURES[:, :2], PICTURES[:, :2]), (PICTURES, PICTURES[:1]), (PICTURES, small), (small, small)):
+        with pytest.raises(PictureSizeError):
+            colour_distance(a, b)

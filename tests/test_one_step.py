@@ -96,6 +96,12 @@ def test_bad_pictures_have_named_errors(one, pictures, arguments, error, words):
 def test_a_method_that_needs_references_says_so_and_an_unknown_part_is_named(one, pictures):
     with pytest.raises(PictureError, match="at least one"):
         describe(one, None)
+    with pytest.raises(PictureError, match="at least one"):
+        restore_one_step(one, pictures[0], parts=["FFE"])
+    with pytest.raises(PictureError, match="nearest"):
+        one.prompt(one.codes(pictures[0]), describe(one, pictures[1]))
+    with pytest.raises(RangeError, match="T_L"):
+        one.with_(T_L=1000)
     with pytest.raises(RangeError, match="FFE, FIE, VRE"):
         restore_one_step(one, pictures[0], parts=["VGG"])
 
@@ -179,9 +185,14 @@ def test_the_mask_lies_over_the_landmarks(faces):
     assert at.mean() > 0.4 and mask[..., :10, :].mean() < 0.05 and mask.mean() < 0.25
 
 
-def test_a_missing_landmarker_is_an_error(tmp_path):
+def test_a_missing_or_another_landmarker_is_an_error(tmp_path):
+    other = heatmaps.LANDMARKER.with_name("people-r.onnx")
     with pytest.raises(PackError, match="No landmark network"):
         heatmaps._network(tmp_path / "none.onnx")
+    for name, content in (("cut", heatmaps.LANDMARKER.read_bytes()[:900]), ("other", other.read_bytes())):
+        (tmp_path / f"{name}.onnx").write_bytes(content)
+        with pytest.raises(PackError, match="Not the landmark network"):
+            heatmaps._network(tmp_path / f"{name}.onnx")
 
 
 # on disk
@@ -256,6 +267,8 @@ def test_adapters_open_in_every_published_layout(B, one, tmp_path, layout):
 
 def test_adapters_of_another_architecture_are_refused(B, tmp_path):
     cases = {"layer": {"unet.mid.lora_A.weight": torch.zeros(16, 4)}, "no adapter": {"conv_in.weight": torch.zeros(3)}}
+    cases["pair"] = {"down_blocks.0.resnets.0.conv1.lora_A.weight": torch.zeros(16, 32, 3, 3)}
+    cases["finite"] = {"down_blocks.0.resnets.0.conv1.lora_A.weight": torch.full((16, 32, 3, 3), torch.nan)}
     cases["shape"] = {f"down_blocks.0.resnets.0.conv1.lora_{s}.weight": torch.zeros(16, 16, 1, 1) for s in "AB"}
     for name, state in cases.items():
         save_file(state, tmp_path / f"{name}.safetensors")

@@ -6,7 +6,7 @@ import tiny_one_step
 from PIL import Image
 
 from lib import onestep
-from lib.errors import IdentityWarning, MissingPicturesError, NotThePersonError, PictureSizeError, SaveError
+from lib.errors import IdentityWarning, MissingPicturesError, NotThePersonError, PictureSizeError, RangeError, SaveError
 from lib.images import to_tensor
 from lib.models.one_step_folder import save_one_step
 from lib.people.person import procedural_person
@@ -66,6 +66,11 @@ def test_references_of_two_people_are_refused_or_warned_of_with_the_numbers(here
 
 
 def test_bad_input_is_refused_before_the_weights_are_opened(here, monkeypatch):
+    def opened(*_):
+        raise AssertionError("weights were opened")
+
+    monkeypatch.setattr(one_step_folder, "load_one_step", opened)
+
     def restored(folder, **options):
         return one_step_folder.restore_folder(folder, system=here / "system", restorer=here / "restorer", **options)
 
@@ -76,6 +81,11 @@ def test_bad_input_is_refused_before_the_weights_are_opened(here, monkeypatch):
     (here / "there").mkdir()
     with pytest.raises(SaveError, match="output exists"):
         restored(here / "pictures", output=here / "there")
+    (here / "file").write_text("")
+    with pytest.raises(SaveError, match="Could not make"):
+        restored(here / "pictures", output=here / "file" / "out")
+    with pytest.raises(RangeError, match="--personal"):
+        restored(here / "pictures", output=here / "x", references=here / "references", personal="p")
     save_picture(here / "wide" / "i0.png", np.zeros((64, 80, 3), np.uint8))
     with pytest.raises(PictureSizeError, match="80x64"):
         restored(here / "wide")

@@ -12,7 +12,11 @@ from lib.studies import arms, one_step, one_step_counted, study
 from lib.training.trainer import Training
 
 ONCE = Training(steps=1, lr=1e-4, batch=1, quiet=True)
-SETTINGS = {"restorers": one_step.restorers("data/onestep"), "training": dict(steps=1, batch=1, quiet=True)}
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return {"restorers": one_step.restorers("data/onestep"), "training": dict(steps=1, batch=1, quiet=True)}
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +31,8 @@ def person(many):
 
 
 @pytest.fixture(scope="module")
-def systems(many, person, tmp_path_factory):
-    return one_step.systems(many, person, SETTINGS, tmp_path_factory.mktemp("tuning"))
+def systems(many, person, settings, tmp_path_factory):
+    return one_step.systems(many, person, settings, tmp_path_factory.mktemp("tuning"))
 
 
 def test_every_system_is_scored_and_timed_and_the_personal_ones_have_their_distillation(systems):
@@ -40,9 +44,14 @@ def test_every_system_is_scored_and_timed_and_the_personal_ones_have_their_disti
     assert all(row["value"] > 0 for row in systems if row["metric"] in ("seconds", "distillation"))
 
 
-def test_one_step_is_faster_than_even_two(systems):
-    seconds = {row["system"]: row["value"] for row in systems if row["metric"] == "seconds"}
-    assert seconds[one_step.PERSONAL] < seconds[one_step.DUAL]
+def test_a_restoration_in_one_step_evaluates_g_once_and_e_never(many, person, settings):
+    one = one_step._only(many, settings["restorers"])
+    calls = []
+    hooks = [net.register_forward_hook(lambda *_: calls.append(1)) for net in (one.G, many.B.G, many.B.E)]
+    restore_one_step(one, person.inputs, person.references)
+    for hook in hooks:
+        hook.remove()
+    assert len(calls) == 1
 
 
 def test_scores_of_the_truth_itself(person):
@@ -52,14 +61,10 @@ def test_scores_of_the_truth_itself(person):
     assert float(found["identity"][0]) == pytest.approx(1, abs=1e-5)
 
 
-def test_parts_numbers_and_owners_are_labelled_and_differ(many, person, tmp_path):
-    settings = {
-        "restorers": one_step.restorers("data/onestep"),
-        "counts": [1],
-        "strangers": ["people:1039", person.name],
-    }
+def test_parts_numbers_and_owners_are_labelled_and_differ(many, person, settings, tmp_path):
+    settings = {"restorers": settings["restorers"], "counts": [1], "strangers": ["people:1039", person.name]}
     settings["parts"] = [[], ["VRE", "FFE"], ["VRE", "FFE", "FIE"]]
-    rows = [row for row in one_step.embedder_parts(many, person, settings, tmp_path) if row["metric"] == "identity"]
+    rows = [row for row in one_step.prompts(many, person, settings, tmp_path) if row["metric"] == "identity"]
     labels = [(row["parts"], row["references"], row["whose"]) for row in rows]
     everything = "FFE + FIE + VRE"
     own, other = "own", "another person's"
@@ -73,16 +78,18 @@ def test_parts_numbers_and_owners_are_labelled_and_differ(many, person, tmp_path
     assert len({row["value"] for row in rows}) == 5
     one = load_one_step("data/onestep", many.B)
     with pytest.raises(RangeError, match="7 references of 3"):
-        one_step.embedder_parts(many, person, settings | {"counts": [7]}, tmp_path)
+        one_step.prompts(many, person, settings | {"counts": [7]}, tmp_path)
     assert restore_one_step(one, person.inputs, person.references).shape == person.inputs.shape
 
 
-def test_restorers_are_found_alone_and_in_a_folder_of_them(tmp_path):
-    assert list(SETTINGS["restorers"]) == ["onestep"] and len(SETTINGS["restorers"]["onestep"][1]) == 16
+def test_restorers_are_found_alone_and_in_a_folder_of_them(many, settings, tmp_path):
+    assert list(settings["restorers"]) == ["onestep"] and len(settings["restorers"]["onestep"][1]) == 16
     (tmp_path / "some").mkdir()
     for name in ("b", "a"):
         (tmp_path / "some" / name).symlink_to(paths.DATA / "onestep")
     assert list(one_step.restorers(tmp_path / "some")) == ["a", "b"]
+    with pytest.raises(RangeError, match="2 restorers: a, b"):
+        one_step._only(many, one_step.restorers(tmp_path / "some"))
     with pytest.raises(WeightsError, match="no one-step restorer"):
         one_step.restorers(tmp_path)
 

@@ -8,7 +8,14 @@ import tiny_system
 import torch
 import torch.nn.functional as F
 
-from lib.errors import CheckpointError, MissingPicturesError, PersonalWeightsError, RangeError
+from lib.errors import (
+    CheckpointError,
+    MissingPicturesError,
+    PersonalWeightsError,
+    PictureError,
+    PictureSizeError,
+    RangeError,
+)
 from lib.images import to_uint8
 from lib.metrics.landmark_distances import affine_landmark_distance
 from lib.models import discriminator
@@ -146,6 +153,21 @@ def test_references_are_other_pictures_of_the_same_person(data):
     assert data.others.tolist() == [[1, 2], [0, 2], [0, 1], [4, 5], [3, 5], [3, 4]]
 
 
+def test_people_may_come_in_any_order_but_everybody_needs_as_many_pictures():
+    assert training._others(torch.tensor([0, 1, 0, 1])).tolist() == [[2], [3], [0], [1]]
+    for person in ([0, 0, 1], [0, 1]):
+        with pytest.raises(MissingPicturesError, match="as many"):
+            training._others(torch.tensor(person))
+
+
+def test_weights_that_cannot_be_are_named_before_anything_is_read(one, data):
+    for wrong in (dict(pixels=-1.0), dict(identity=math.nan), dict(aligned_by="ssim")):
+        with pytest.raises(RangeError):
+            Weights(**wrong)
+    with pytest.raises(RangeError, match="without a discriminator"):
+        OneStepLoss(one, None, data, Weights(), 2)
+
+
 def test_distances_are_equation_6(data):
     clean = tiny_system.pictures(6, 1)
     found = [landmark_heatmaps(whole(x).float() / 127.5 - 1)[1] for x in (clean, clean.flip(3))]
@@ -254,6 +276,10 @@ def test_a_single_reference_cannot_be_distilled(one, person):
     references, degraded, which = person
     with pytest.raises(MissingPicturesError, match="One reference"):
         distillation.person_examples(one, references[:1], degraded[:1], which[:1])
+    with pytest.raises(PictureSizeError, match="references"):
+        distillation.person_examples(one, references[..., :32], degraded, which)
+    with pytest.raises(PictureError, match="7 targets of 6"):
+        distillation.person_examples(one, references, degraded, which, degraded[[0, 1, 2, 3, 4, 5, 5]])
 
 
 def test_a_personal_restorer_comes_back_from_disk_without_its_reference_pictures(one, person, tmp_path):
@@ -272,8 +298,12 @@ def test_a_personal_restorer_comes_back_from_disk_without_its_reference_pictures
 
 def test_a_personal_restorer_of_another_restorer_or_none_is_refused(B, one, person, tmp_path):
     references, *_ = person
-    with pytest.raises(PersonalWeightsError, match="not a personal restorer"):
-        save_personal_one_step(tmp_path / "p", one, describe(one, references))
+    for wrong in (one, one.with_(G=merged(one.G))):
+        with pytest.raises(PersonalWeightsError, match="not a personal restorer"):
+            save_personal_one_step(tmp_path / "p", wrong, describe(one, references))
+    for wrong, why in ((one.with_(G=merged(one.G)), "merged"), (distillation.with_adapter(one), "already")):
+        with pytest.raises(PersonalWeightsError, match=why):
+            distillation.with_adapter(wrong)
     with pytest.raises(PersonalWeightsError, match="no personal one-step restorer"):
         load_personal_one_step(tmp_path / "p", one)
     save_personal_one_step(tmp_path / "p", distillation.with_adapter(one), describe(one, references))

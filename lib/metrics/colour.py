@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from skimage.color import rgb2lab
 
+from lib.errors import PictureSizeError
 from lib.images import check_pictures
 
-SCALES, PATCH, PROJECTIONS = 4, 7, 64  # halvings, pixels of a patch's side, random directions
+SCALES, PATCH, PROJECTIONS = 4, 7, 64  # sizes (each half the one before), pixels of a patch's side, directions
 
 
 def colour_distance(restored, ground_truth):
@@ -18,7 +19,13 @@ def colour_distance(restored, ground_truth):
     Args: both (N, 3, S, S) in [-1, 1]. Returns (N,), 0 for the same picture; a constant shift of L by 1 along every
     direction costs at most 1. Raises PictureError, PictureSizeError.
     """
-    a, b = (_lab(check_pictures(x)) for x in (restored, ground_truth))  # (N, 3, S, S)
+    a, b = (check_pictures(x) for x in (restored, ground_truth))
+    least = PATCH * 2 ** (SCALES - 1)
+    if a.shape != b.shape or min(a.shape[2:]) < least:
+        raise PictureSizeError(
+            f"shapes {tuple(a.shape)} and {tuple(b.shape)}. Remedy: give as many of one size, of at least {least} px."
+        )
+    a, b = _lab(a), _lab(b)  # (N, 3, S, S)
     directions = torch.randn(PROJECTIONS, 3, PATCH, PATCH, generator=torch.Generator().manual_seed(0))
     directions /= directions.abs().sum((1, 2, 3), keepdim=True)
     found = []
@@ -31,5 +38,5 @@ def colour_distance(restored, ground_truth):
 
 def _lab(pictures):
     """CIELAB (N, 3, S, S) of pictures in [-1, 1]."""
-    lab = rgb2lab(((pictures + 1) / 2).permute(0, 2, 3, 1).numpy())
+    lab = rgb2lab(((pictures + 1) / 2).permute(0, 2, 3, 1).cpu().numpy())
     return torch.from_numpy(lab).float().permute(0, 3, 1, 2)

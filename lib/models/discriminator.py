@@ -6,7 +6,7 @@ from torch.func import functional_call
 
 
 def encoder_features(G, x_t, t, prompt):
-    """Features (N, C, h/4, w/4) after the encoder and the middle block of G.
+    """Features (N, C, h', w'), smaller by G's downsamplings, after the encoder and the middle block of G.
 
     Args: G, a frozen UNet; x_t, (N, C, h, w); t, (N,); prompt, (N, n, k).
     """
@@ -48,7 +48,7 @@ def discriminator_loss(restored, real):
 
 
 def noised_features(B, latents, t, eps):
-    """F(z, t) of eq. 5, seen by the frozen G of B with the empty prompt. Returns (N, C, h/4, w/4).
+    """F(z, t) of eq. 5, seen by the frozen G of B with the empty prompt. Returns (N, C, h', w').
 
     Args: B; latents, eps, (N, C, h, w); t, (N,) steps of the schedule.
     """

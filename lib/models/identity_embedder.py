@@ -36,13 +36,15 @@ class Shape:
         return self.tokens - self.eyes - self.identity
 
 
-PAPER = Shape(1024, 77, 4, 7, 64, 256, 512, 1024, 512)  # section 4.1 with VGG16, ArcFace and OSDFace's codebook
+# Section 4.1 with ArcFace and OSDFace's codebook; "layers 0 and 2" of VGG16 read as its first and third block.
+PAPER = Shape(1024, 77, 4, 7, 64, 256, 512, 1024, 512)
 
 
 class FacialFeatureExtractor(nn.Module):
     """p_F, (N, n_1, k): colour from early and structure from middle features of both eyes of one reference (Fig. 2).
 
-    Colour and structure of both eyes are four vectors; each gives n_1 / 4 tokens.
+    Colour and structure of both eyes are four vectors. Each has its own projection to n_1 / 4 tokens (n_1 a multiple of
+    4), where the paper concatenates the four before it projects them.
     """
 
     def __init__(self, shape, side=4):
@@ -153,7 +155,7 @@ class Evidence:
 
 
 def eye_patches(pictures, landmarks, size=EYE_SIZE):
-    """Patches of the left and the right eye.
+    """Patches of both eyes, that at the left of the picture first.
 
     Args: pictures (N, 3, S, S); landmarks (N, 68, 2) in [-1, 1]; size, pixels. Returns (N, 2, 3, size, size).
     """

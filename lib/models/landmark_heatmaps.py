@@ -27,11 +27,16 @@ INPUT = 192  # pixels
 def _network(file=LANDMARKER):
     if not file.is_file():
         raise PackError(f"No landmark network: {file}. Remedy: `git checkout -- data`.")
-    model = onnx.load(file)
-    model.graph.output.append(onnx.helper.make_tensor_value_info(HEATMAPS, onnx.TensorProto.FLOAT, None))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    try:
+        model = onnx.load(file)
+        model.graph.output.append(onnx.helper.make_tensor_value_info(HEATMAPS, onnx.TensorProto.FLOAT, None))
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # protobuf and onnxruntime each raise their own
+        raise PackError(
+            f"Not the landmark network: {file} ({str(error)[:120]}). Remedy: `git checkout -- data`."
+        ) from error
 
 
 def _resampled(pictures, half, down, size):

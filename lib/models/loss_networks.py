@@ -1,7 +1,7 @@
 """Networks that the losses and the embedder of the one-step restorer read: two recognisers, features, a tokenizer.
 
-They are trained on procedural people, apart from the networks that evaluate (lib.models.evaluation_networks): what
-scores a restoration guides none.
+They are trained on procedural people, apart from the networks that evaluate (lib.models.evaluation_networks): no loss
+has a gradient through what scores a restoration.
 """
 
 import numpy as np

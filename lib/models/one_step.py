@@ -6,12 +6,13 @@ from dataclasses import dataclass, field, replace
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
-from peft import LoraConfig
 
-from lib.models.identity_embedder import Evidence, IdentityEmbedder, Shape, eye_patches, nearest_codes
+from lib import checks
+from lib.errors import PictureError
+from lib.models.identity_embedder import PARTS, Evidence, IdentityEmbedder, Shape, eye_patches, nearest_codes
 from lib.models.landmark_heatmaps import landmark_heatmaps
 from lib.models.loss_networks import LossNetworks, VisualTokenizer
-from lib.models.personal_weights import ADAPTED
+from lib.models.personal_weights import adapter_config
 from lib.models.system import System, clean_latent
 
 T_L = 399  # of 1000: OSDFace's; HonestFace gives none
@@ -33,6 +34,10 @@ class Described:
         """Those of the references `i`, a tensor of numbers."""
         return Described(self.landmarks[i], self.early[i], self.middle[i], self.embeddings[i])
 
+    def to(self, device):
+        """The same on a device."""
+        return Described(*(value.to(device) for value in vars(self).values()))
+
 
 @dataclass
 class OneStep:
@@ -46,6 +51,9 @@ class OneStep:
     T_L: int = T_L
     cleaned: bool = False  # whether z_L is the latent of the stage-1 cleaner's picture, which is not the paper's
     provenance: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        checks.whole("T_L", self.T_L, most=self.B.scheduler.config.num_train_timesteps - 1)
 
     def with_(self, **parts):
         """The same restorer with other parts."""
@@ -83,22 +91,23 @@ class OneStep:
         early, middle = (F.adaptive_avg_pool2d(features[k], 4).unflatten(0, (-1, 2)) for k in (EARLY, MIDDLE))
         return Described(landmarks, early, middle, self.networks.embeddings(references, (0,))[0])
 
-    def prompt(self, codes, described=None, nearest=None, parts=("FFE", "FIE", "VRE")):
+    def prompt(self, codes, described=None, nearest=None, parts=PARTS):
         """The prompt p of one person's pictures, (N, n, k).
 
         Args: codes, (N, n_3); described, the person's references, None for none; nearest, (N,), the reference whose
-        eyes each picture gets; parts, those that are used.
+        eyes each picture gets (eq. 6), which FFE needs; parts, those that are used.
         """
         count, shape = len(codes), self.embedder.shape
         if described is None:
             parts = set(parts) - {"FFE", "FIE"}
-            described = _nobody(shape, codes.device)
-        if nearest is None:
-            nearest = torch.zeros(count, dtype=torch.long)
+            described = nobody(shape, codes.device)
+        if nearest is None and "FFE" in parts:
+            raise PictureError("FFE without a nearest reference. Remedy: lib.restoration.one_step.prompt_of finds it.")
+        nearest = torch.zeros(count, dtype=torch.long) if nearest is None else nearest
         present = torch.ones(count, len(described.embeddings), dtype=torch.bool, device=codes.device)
         embeddings = described.embeddings.expand(count, -1, -1)
         evidence = Evidence(described.early[nearest], described.middle[nearest], embeddings, present, codes)
-        keep = torch.tensor([part in parts for part in ("FFE", "FIE", "VRE")], device=codes.device)
+        keep = torch.tensor([part in parts for part in PARTS], device=codes.device)
         return self.embedder(evidence, keep.expand(count, 3))
 
     def generate(self, z_L, prompt):
@@ -107,7 +116,7 @@ class OneStep:
         return clean_latent(self.B, z_L, self.T_L, eps)
 
 
-def _nobody(shape, device):
+def nobody(shape, device):
     """Described references that no part reads."""
     eyes = [torch.zeros(1, 2, channels, 4, 4, device=device) for channels in (shape.early, shape.middle)]
     return Described(torch.zeros(1, 68, 2), *eyes, torch.zeros(1, shape.embedding, device=device))
@@ -131,5 +140,5 @@ def untrained(B, tokenizer, codebook, networks, rank=RANK, seed=0, **options):
 def adapted(G, rank, name="default"):
     """A copy of G with new adapters of a rank on every layer of its blocks; only they require gradients."""
     G = copy.deepcopy(G).requires_grad_(False)
-    G.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(ADAPTED), init_lora_weights="gaussian"), name)
+    G.add_adapter(adapter_config(rank), name)
     return G

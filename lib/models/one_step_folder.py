@@ -8,6 +8,7 @@ import torch
 from peft import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
+from lib import checks
 from lib.errors import WeightsError
 from lib.models.identity_embedder import IdentityEmbedder, Shape
 from lib.models.loss_networks import LossNetworks, VisualTokenizer, tiny_vq
@@ -17,11 +18,17 @@ from lib.paths import atomic_write, from_root
 
 CARD, ADAPTERS = "onestep.json", "pytorch_lora_weights.safetensors"
 NETWORKS = ("embedder", "tokenizer", "networks")
+DOWN_UP = {".down.weight", ".up.weight"}  # the older names of a pair
 REMEDY = "Remedy: restore the folder with `git checkout -- data`, or train one with notebook 06."
 
 
 def save_one_step(folder, one):
-    """Write a one-step restorer in half precision, whole or not at all; the base is named by its fingerprint."""
+    """Write a one-step restorer in half precision, whole or not at all; the base is named by its fingerprint.
+
+    Raises WeightsError for a restorer whose adapters are merged.
+    """
+    if not getattr(one.G, "peft_config", {}):
+        raise WeightsError(f"no adapters in G: {folder}. Remedy: save the restorer before its adapters are merged.")
     card = {"T_L": one.T_L, "cleaned": one.cleaned, "base": one.B.fingerprint(), "shape": one.embedder.config()}
     with atomic_write(from_root(folder)) as aside:
         aside.mkdir()
@@ -41,7 +48,7 @@ def _halves(state):
     return {key: value.detach().half().cpu().contiguous() for key, value in state.items()}
 
 
-def load_one_step(folder="data/onestep", B=None):
+def load_one_step(folder, B):
     """The one-step restorer of a folder on the base B, frozen.
 
     Args: folder, seen from the repository; B, the System that it was trained on.
@@ -54,7 +61,7 @@ def load_one_step(folder="data/onestep", B=None):
             f"weights of another base: {folder} was trained on {card['base']}, this system is {B.fingerprint()}. "
             "Remedy: open the system that it was trained on, or train a restorer on this one (notebook 06)."
         )
-    parts = IdentityEmbedder(Shape(**card["shape"])), VisualTokenizer(tiny_vq()), LossNetworks()
+    parts = IdentityEmbedder(card["shape"]), VisualTokenizer(tiny_vq()), LossNetworks()
     for name, module in zip(NETWORKS, parts):
         load_strictly(module, folder / f"{name}.safetensors")
         module.requires_grad_(False).eval()
@@ -65,7 +72,9 @@ def load_one_step(folder="data/onestep", B=None):
 def _card(file):
     try:
         card = json.loads(file.read_text())
-        return {key: card[key] for key in ("T_L", "cleaned", "base", "shape", "provenance")}
+        shape = Shape(**card["shape"])
+        checks.whole("T_L", card["T_L"])
+        return {key: card[key] for key in ("T_L", "cleaned", "base", "provenance")} | {"shape": shape}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"no one-step restorer: {file} ({type(error).__name__}: {error}). {REMEDY}") from error
 
@@ -75,7 +84,10 @@ def load_strictly(module, file):
     if not Path(file).is_file():
         raise WeightsError(f"no weights: {file} is missing. {REMEDY}")
     try:
-        module.load_state_dict({key: value.float() for key, value in load_file(file).items()}, strict=True)
+        state = {key: value.float() for key, value in load_file(file).items()}
+        if not all(value.isfinite().all() for value in state.values()):
+            raise ValueError("a weight is not finite")
+        module.load_state_dict(state, strict=True)
     except Exception as error:  # safetensors and torch each raise their own
         raise WeightsError(f"unreadable weights: {file} ({str(error)[:160]}). {REMEDY}") from error
 
@@ -89,9 +101,7 @@ def load_adapters(G, file, name="default"):
     """
     state = {key.removeprefix("unet."): value.float() for key, value in read(file).items()}
     G, layers = copy.deepcopy(G), dict(G.named_modules())
-    wrong = [key for key in state if key.split(".lora")[0] not in layers]
-    if wrong or not any(".lora" in key for key in state):
-        what = f"{wrong[0]} is no layer of G" if wrong else "no adapter in it"
+    if what := _wrong(state, layers):
         raise WeightsError(f"not adapters of this G: {file} ({what}). Remedy: use the base that they were trained on.")
     try:
         G.load_lora_adapter(state, prefix=None, adapter_name=name)
@@ -100,6 +110,20 @@ def load_adapters(G, file, name="default"):
             f"not adapters of this G: {file} ({str(error)[:160]}). Remedy: use the base that they were trained on."
         ) from error
     return G.requires_grad_(False).eval()
+
+
+def _wrong(state, layers):
+    """What is wrong with the tensors of an adapter file for these layers, or ""."""
+    pairs = {}
+    for key, value in state.items():
+        layer, _, half = key.partition(".lora")
+        if layer not in layers:
+            return f"{key} is no layer of G"
+        if not value.isfinite().all():
+            return f"{key} is not finite"
+        pairs.setdefault(layer, set()).add(half)
+    alone = [layer for layer, halves in pairs.items() if halves not in ({"_A.weight", "_B.weight"}, DOWN_UP)]
+    return f"{alone[0]} has no pair of tensors" if alone else "" if pairs else "no adapter in it"
 
 
 def merged(G):

@@ -6,7 +6,7 @@ import json
 from safetensors.torch import load_file, save_file
 
 from lib.errors import PersonalWeightsError
-from lib.models.one_step import ADAPTER, Described
+from lib.models.one_step import ADAPTER, Described, nobody
 from lib.models.one_step_folder import load_adapters, save_adapters
 from lib.paths import atomic_write, from_root
 
@@ -29,7 +29,7 @@ def save_personal_one_step(folder, personal, described):
     Args: folder, seen from the repository; personal, what `distil` returned; described, the person's references as
     `lib.restoration.one_step.describe` returned them. Raises PersonalWeightsError for a restorer that is not personal.
     """
-    if ADAPTER not in personal.G.peft_config:
+    if ADAPTER not in getattr(personal.G, "peft_config", {}):  # which a merged G has lost
         raise PersonalWeightsError(f"not a personal restorer: {folder}. Remedy: save what distil returned.")
     with atomic_write(from_root(folder)) as aside:
         aside.mkdir()
@@ -46,13 +46,15 @@ def load_personal_one_step(folder, one):
     folder = from_root(folder)
     try:
         made_on = json.loads((folder / CARD).read_text())["restorer"]
-        described = Described(**load_file(folder / REFERENCES))
+        described = Described(**load_file(folder / REFERENCES)).to(one.B.device)
     except Exception as error:  # json and safetensors each raise their own
         raise PersonalWeightsError(
             f"no personal one-step restorer: {folder} ({type(error).__name__}: {str(error)[:120]}). "
             "Remedy: give the folder that save_personal_one_step wrote."
         ) from error
-    if made_on != fingerprint(one):
+    shapes = [tuple(value.shape[1:]) for value in vars(described).values()]
+    wanted = [tuple(value.shape[1:]) for value in vars(nobody(one.embedder.shape, one.B.device)).values()]
+    if made_on != fingerprint(one) or shapes != wanted:
         raise PersonalWeightsError(
             f"of another restorer: {folder} was distilled on {made_on}, this one is {fingerprint(one)}. "
             "Remedy: open the restorer that it was distilled on, or distil again."

@@ -23,18 +23,22 @@ def describe(one, references):
 
 
 @torch.no_grad()
-def restore_one_step(one, degraded, references=None, *, parts=PARTS, batch=8):
+def restore_one_step(one, degraded, references=None, *, parts=None, batch=8):
     """Restore degraded pictures with one call of G each (eq. 4). No noise is drawn, so there is no seed.
 
     Args: one, a OneStep; degraded, (N, 3, S, S) or (3, S, S) in [-1, 1]; references, of the person, (R, 3, S, S) in
     any order, what `describe` returned, or None; parts of the embedder that are used, of "FFE", "FIE", "VRE"; batch,
-    pictures at a time. Returns (N, 3, S, S) in [-1, 1] on the CPU.
-    Raises PictureError, PictureSizeError, RangeError.
+    pictures at a time; parts None for all that can be: without references VRE alone.
+    Returns (N, 3, S, S) in [-1, 1] on the CPU.
+    Raises PictureError (FFE or FIE asked for without references, too), PictureSizeError, RangeError.
     """
     B, batch = one.B, checks.whole("batch", batch, least=1)
     degraded = check_pictures(degraded, B.size, "degraded pictures")
-    for part in parts:
+    for part in parts or ():
         checks.choice("parts", part, PARTS)
+    if references is None and {"FFE", "FIE"} & set(parts or ()):
+        describe(one, None)
+    parts = PARTS if parts is None else parts
     described = references if references is None or isinstance(references, Described) else describe(one, references)
     restored = []
     for chunk in degraded.split(batch):

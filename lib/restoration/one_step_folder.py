@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from lib import paths
-from lib.errors import PictureSizeError, SaveError, exit_status
+from lib.errors import PictureSizeError, RangeError, SaveError, exit_status
 from lib.images import to_tensor
 from lib.metrics.identity import RECOGNISER
 from lib.models.one_step_folder import load_one_step, merged
@@ -35,31 +35,44 @@ def restore_folder(
     the folder of a personal one-step restorer, which has its own references; scorer, the recogniser that compares
     references, people-r by default; system, the base; restorer; device.
     Returns the output folder, which holds PNG files of the inputs' stems, marked as synthetic.
-    Raises SaveError (the output exists), PictureSizeError (not square), the errors of `list_pictures`, `load_picture`,
-    `load_system` and `load_one_step`; NotThePersonError or IdentityWarning for references of two people.
+    Raises SaveError (the output exists or cannot be made), RangeError (references of two kinds), PictureSizeError (not
+    square), the errors of `list_pictures`, `load_picture`, `load_system`, `load_one_step` and
+    `load_personal_one_step`; NotThePersonError or IdentityWarning for references of two people.
     """
     folder = paths.from_root(folder)
     output = paths.from_root(output) if output else folder.with_name(f"{folder.name}-restored")
+    if references and personal:
+        raise RangeError("--references and --personal: a personal restorer has its own. Remedy: give one of them.")
+    for given in [folder] + ([paths.from_root(references)] if references else []):
+        list_pictures(given)
+    check_output(output)
+    B = load_system(system, device)
+    files, pictures = read_crops(folder, B.size)
+    one, described = load_one_step(restorer, B), None
+    if personal:
+        one, described = load_personal_one_step(personal, one)
+    if references:
+        names, known = read_crops(paths.from_root(references), B.size)
+        check_one_person(names, known, pictures, files, scorer)
+        described = describe(one, known)
+    restored = restore_one_step(one.with_(G=merged(one.G)), pictures, described)
+    with paths.atomic_write(output) as aside:
+        for file, picture in zip(files, restored):
+            save_picture(aside / f"{file.stem}.png", picture)
+    return output
+
+
+def check_output(output):
+    """Raises SaveError for an output folder that exists or could not be made."""
     if output.exists():
         raise SaveError(
             f"The output exists: {paths.display_path(output)}. Remedy: give another --output, or delete it."
         )
-    B = load_system(system, device)
-    files, pictures = read_crops(folder, B.size)
-    known = references if references is None else read_crops(paths.from_root(references), B.size)
-    one = load_one_step(restorer, B)
-    described = None
-    if personal:
-        one, described = load_personal_one_step(personal, one)
-    if known is not None:
-        check_one_person(*known, pictures, files, scorer)
-        described = describe(one, known[1])
-    restored = restore_one_step(one.with_(G=merged(one.G)), pictures, described)
-    with paths.atomic_write(output) as aside:
-        aside.mkdir()
-        for file, picture in zip(files, restored):
-            save_picture(aside / f"{file.stem}.png", picture)
-    return output
+    try:
+        output.mkdir(parents=True)
+        output.rmdir()
+    except OSError as error:
+        raise SaveError(f"Could not make {output} ({error}). Remedy: choose a folder that you may write to.") from error
 
 
 def read_crops(folder, size):

@@ -104,7 +104,7 @@ def count_flops(B):
         "encode": lambda: B.encode(torch.zeros(1, 3, B.size, B.size, device=B.device)),
         "decode": lambda: B.decode(x),
     }
-    return {name: _counted(stage) for name, stage in stages.items()}
+    return {name: counted(stage) for name, stage in stages.items()}
 
 
 def count_passes(B):
@@ -127,7 +127,7 @@ def count_passes(B):
 
     G, E = _passes(run_G, B.G, tuned(B, "G").G, x, residuals), _passes(run_E, B.E, tuned(B, "E").E, x, residuals)
     free = [residual.clone().requires_grad_() for residual in residuals]
-    through_G = _counted(lambda: _backward(run_G(B.G, x, free))) - G["forward"]
+    through_G = counted(lambda: _backward(run_G(B.G, x, free))) - G["forward"]
     rows = {
         "E forward": (E["forward"], E["forward"]),
         "G forward": (G["forward"], G["forward"]),
@@ -141,9 +141,9 @@ def count_passes(B):
 
 def _passes(run, frozen, trained, x, residuals):
     """TFLOP of a network's forward pass, and of the gradients of its activations and of its weights."""
-    forward = _counted(lambda: run(frozen, x, residuals))
-    activations = _counted(lambda: _backward(run(frozen, x.clone().requires_grad_(), residuals))) - forward
-    weights = _counted(lambda: _backward(run(trained, x, residuals))) - forward - activations
+    forward = counted(lambda: run(frozen, x, residuals))
+    activations = counted(lambda: _backward(run(frozen, x.clone().requires_grad_(), residuals))) - forward
+    weights = counted(lambda: _backward(run(trained, x, residuals))) - forward - activations
     return {"forward": forward, "activations": activations, "weights": weights}
 
 
@@ -164,7 +164,7 @@ def _loss(B):
     return F.mse_loss(B.predict(x, t, prompt, x, prompt), x)
 
 
-def _counted(work):
+def counted(work):
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops() / 1e12

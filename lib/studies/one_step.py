@@ -97,47 +97,57 @@ def systems(study, person, settings, folder):
     """Rows (system, ...) of blind, one-step and dual-pivot restorers; metric "seconds" is per picture.
 
     Settings: "restorers", as of `restorers`, one; "training", fields of the distillation's Training.
+    Raises RangeError for several restorers.
     """
-    ((where, _),) = settings["restorers"].values()
-    one = load_one_step(where, study.B)
-    fast = one.with_(G=merged(one.G))
-    tunings, B_p = dual_pivot(study, person, folder)
+    one, tunings, B_p = _only(study, settings["restorers"]), *dual_pivot(study, person, folder)
     training = replace(distillation.TRAINING, **settings.get("training", {}))
-    known = describe(one, person.references)
+    known, fast, found = describe(one, person.references), one.with_(G=merged(one.G)), []
     arms = {
         BLIND: lambda: tunings.restored(study.B),
         ONE_BLIND: lambda: restore_one_step(fast, person.inputs),
         ONE: lambda: restore_one_step(fast, person.inputs, known),
         DUAL: lambda: tunings.restored(B_p),
     }
-    found = []
     for name, teacher in {PERSONAL: B_p, TUNED: None}.items():
         personal, seconds = timed(lambda: personal_one_step(one, person, study.plan, training, teacher))
         quick = personal.with_(G=merged(personal.G))
         arms[name] = lambda quick=quick: restore_one_step(quick, person.inputs, known)
         found += rows_of({"distillation": [seconds]}, system=name)
+    return found + _restored_rows(person, arms)
+
+
+def _only(study, found):
+    """The only restorer of what `restorers` found."""
+    if len(found) != 1:
+        raise RangeError(f"{len(found)} restorers: {', '.join(found)}. Remedy: give the folder of one.")
+    ((where, _),) = found.values()
+    return load_one_step(where, study.B)
+
+
+def _restored_rows(person, arms):
+    """Rows of every arm's restorations, and of their seconds after a first, untimed call."""
+    found = []
     for name, restored_by in arms.items():
+        restored_by()
         restored, seconds = timed(restored_by, 1 if name in (BLIND, DUAL) else 5)
         found += rows(person, restored, system=name)
         found += rows_of({"seconds": [seconds / len(person.inputs)]}, system=name)
     return found
 
 
-def personal_one_step(one, person, plan, training=distillation.TRAINING, teacher=None, degradations=None):
+def personal_one_step(one, person, plan, training=distillation.TRAINING, teacher=None):
     """The personal one-step restorer: distilled from a teacher, or tuned on the references alone.
 
     Args: one, a OneStep; person; plan, of recipe, degradations and sampling steps; training; teacher, the person's
     dual-pivot tuned system, which restores TAUGHT degradations of each reference, or None.
     Returns a OneStep, frozen. Raises as `lib.training.distillation`.
     """
-    count = degradations or plan.degradations
-    degraded, which = distillation.degraded_references(person.references, plan.recipe, count, training.seed)
-    taught = None
+    references, taught = person.references, None
+    degraded, which = distillation.degraded_references(references, plan.recipe, plan.degradations, training.seed)
     if teacher is not None:
-        first = degraded[: TAUGHT * len(person.references)]
+        first = degraded[: TAUGHT * len(references)]
         taught = restore(teacher, first, seeds=0, steps=plan.steps, batch=batch_size(teacher))
-    data = distillation.person_examples(one, person.references, degraded, which, taught)
-    return distillation.distil(one, data, training)
+    return distillation.distil(one, distillation.person_examples(one, references, degraded, which, taught), training)
 
 
 def restorers(folder):
@@ -152,34 +162,36 @@ def restorers(folder):
     return {one.name: [paths.display_path(one), sha256(one / ADAPTERS)[:16]] for one in found}
 
 
-def embedder_parts(study, person, settings, folder):
+def prompts(study, person, settings, folder):
     """Rows (restorer, parts, references, whose, ...): which parts, how many references, and another person's.
 
     Settings: "restorers", as of `restorers`; "parts", lists of PARTS; "counts" of references; "strangers", names of
-    people whose references are given in place of the person's.
+    people whose references are given in place of the person's. Raises RangeError for more references than there are.
     """
-    found = []
+    found, asked = [], list(_asked(study, person, settings))
     for name, (where, _) in settings["restorers"].items():
         one = load_one_step(where, study.B)
         one = one.with_(G=merged(one.G))
-        how = [(list(parts), len(person.references), person) for parts in settings.get("parts", [list(PARTS)])]
-        how += [(list(PARTS), count, person) for count in settings.get("counts", [])]
-        strangers = [who for who in settings.get("strangers", []) if who != person.name]
-        how += [(list(PARTS), len(person.references), study.open(who)) for who in strangers]
-        for parts, count, whose in how:
-            if count > len(whose.references):
-                raise RangeError(f"{count} references of {len(whose.references)}. Remedy: fewer, or a larger plan.")
-            restored = restore_one_step(one, person.inputs, whose.references[:count], parts=parts)
-            kind = "own" if whose is person else "another person's"
-            found += rows(
-                person,
-                restored,
-                restorer=name,
-                parts=" + ".join(part for part in PARTS if part in parts) or "none",
-                references=count,
-                whose=kind,
-            )
+        for parts, references, whose in asked:
+            restored = restore_one_step(one, person.inputs, references, parts=parts)
+            words = " + ".join(part for part in PARTS if part in parts) or "none"
+            labels = dict(restorer=name, parts=words, references=len(references), whose=whose)
+            found += rows(person, restored, **labels)
     return found
+
+
+def _asked(study, person, settings):
+    """Parts, references and their owner for each row of `prompts`."""
+    own, known = "own", person.references
+    for parts in settings.get("parts", [PARTS]):
+        yield list(parts), known, own
+    for count in settings.get("counts", []):
+        if count > len(known):
+            raise RangeError(f"{count} references of {len(known)}. Remedy: fewer, or a larger plan.")
+        yield list(PARTS), known[:count], own
+    for who in settings.get("strangers", []):
+        if who != person.name:
+            yield list(PARTS), study.open(who).references, "another person's"
 
 
 def summary(metrics, against=DUAL):

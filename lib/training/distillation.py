@@ -6,9 +6,10 @@ import torch
 
 from lib import checks
 from lib.degradation.degrade import degrade
-from lib.errors import MissingPicturesError
+from lib.errors import MissingPicturesError, PersonalWeightsError, PictureError
 from lib.images import check_pictures, to_uint8
 from lib.models.one_step import ADAPTER, adapted
+from lib.models.personal_one_step import fingerprint
 from lib.training.one_step_training import OneStepLoss, Weights, examples
 from lib.training.trainer import Training, train
 
@@ -34,11 +35,18 @@ def person_examples(one, references, degraded, which, targets=None):
     Args: one, a OneStep; references (R, 3, S, S), R >= 2; degraded (N, 3, S, S) and which (N,), of
     `degraded_references`; targets (T, 3, S, S), T <= N, what a teacher made of the first T of them; the references
     themselves are the targets of the others. All in [-1, 1].
-    Returns Examples. Raises MissingPicturesError for a single reference: its eyes would be its own target.
+    Returns Examples. Raises PictureError, PictureSizeError, and MissingPicturesError for a single reference, whose eyes
+    would be its own target.
     """
+    size = one.B.size
+    references, degraded = check_pictures(references, size, "references"), check_pictures(degraded, size, "degraded")
     if len(references) < 2:
         raise MissingPicturesError("One reference: the embedder needs another one beside it. Remedy: give two or more.")
     goal = references[which].clone()
+    if targets is not None and len(check_pictures(targets, size, "targets")) > len(degraded):
+        raise PictureError(
+            f"{len(targets)} targets of {len(degraded)} degraded pictures. Remedy: give at most as many."
+        )
     if targets is not None:
         goal[: len(targets)] = targets
     whole = [torch.from_numpy(to_uint8(x)).permute(0, 3, 1, 2) for x in (references, degraded, goal)]
@@ -54,17 +62,21 @@ def distil(one, data, training=TRAINING, weights=WEIGHTS, rank=RANK):
     personal = with_adapter(one, rank, training.seed)
     every = dict(absent=(0, 0, 0, 0), most=data.others.shape[1])
     loss = OneStepLoss(personal, None, data, replace(weights, adversarial=0.0), training.batch, **every)
-    known_by = (str(weights), str(rank), data.z_L, data.pictures)
+    known_by = (str(weights), str(rank), fingerprint(one), data.pictures, *data.known_by())
     train("personal one step", [personal.G], loss, training, known_by)
     return personal
 
 
 def with_adapter(one, rank=RANK, seed=0):
     """The restorer with a new personal adapter beside its own; only the new one requires gradients."""
+    own = list(getattr(one.G, "peft_config", {}))
+    if not own or ADAPTER in own:
+        what = "is personal already" if own else "has its adapters merged"
+        raise PersonalWeightsError(f"the restorer {what}. Remedy: distil on what load_one_step returned.")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         G = adapted(one.G, rank, ADAPTER)
-    G.set_adapters([*one.G.peft_config, ADAPTER])
+    G.set_adapters([*own, ADAPTER])
     for name, weight in G.named_parameters():
         weight.requires_grad_(f".{ADAPTER}." in name)
     return one.with_(G=G)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from lib import checks
+from lib.errors import MissingPicturesError, RangeError
 from lib.metrics.landmark_distances import affine_landmark_distance
 from lib.models.discriminator import Discriminator, discriminator_loss, generator_loss, noised_features
 from lib.models.identity_embedder import Evidence
@@ -36,6 +38,13 @@ class Weights:
     perceptual_by: str = "dists"
     aligned_by: str = "lpips"
 
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if name.endswith("_by"):
+                distance_of(value)
+            elif checks.finite(name, value) < 0:
+                raise RangeError(f"{name} out of range: {value!r}. Remedy: give a weight above 0, or 0 for none.")
+
 
 VARIANTS = {  # Table 3b and the parts of section 3: what each ablation changes
     "all losses": {},
@@ -66,8 +75,13 @@ class Examples:
         for name, value in vars(self).items():
             if torch.is_tensor(value):
                 setattr(self, name, value.to(device))
-        self.described = Described(*(value.to(device) for value in vars(self.described).values()))
+        self.described = self.described.to(device)
         return self
+
+    def known_by(self):
+        """The tensors by which a checkpoint recognises its examples."""
+        described = self.described
+        return [self.z_L, self.z_H, self.codes, self.others, self.distances, described.embeddings, described.early]
 
 
 @torch.no_grad()
@@ -103,9 +117,15 @@ def _batches(pictures, batch):
 
 
 def _others(person):
-    """Numbers (M, R) of the other pictures of each picture's person."""
-    same = [torch.nonzero(person == one)[:, 0] for one in person.unique()]
-    return torch.cat([torch.stack([mine[mine != i] for i in mine]) for mine in same])
+    """Numbers (M, R) of the other pictures of each picture's person. Raises MissingPicturesError."""
+    same = {int(one): torch.nonzero(person == one)[:, 0] for one in person.unique()}
+    counts = sorted({len(mine) for mine in same.values()})
+    if len(counts) > 1 or counts[0] < 2:
+        raise MissingPicturesError(
+            f"{counts[0]} to {counts[-1]} pictures a person: everybody needs as many, and two or more. "
+            "Remedy: leave out people with fewer, and pictures beyond that number."
+        )
+    return torch.stack([same[int(one)][same[int(one)] != i] for i, one in enumerate(person)])
 
 
 class OneStepLoss:
@@ -116,11 +136,14 @@ class OneStepLoss:
     """
 
     def __init__(self, one, discriminator, data, weights, batch, absent=ABSENT, most=MOST):
-        self.one, self.D, self.data, self.weights, self.batch = one, discriminator, data, weights, batch
+        if weights.adversarial and discriminator is None:
+            raise RangeError("An adversarial weight without a discriminator. Remedy: give one, or the weight 0.")
+        self.one, self.D, self.weights, self.batch = one, discriminator, weights, batch
+        self.device, self.data = one.B.device, data.to(one.B.device)
         self.absent, self.most = torch.tensor(absent), min(most, data.others.shape[1])
 
     def __call__(self, g):
-        i = torch.randint(len(self.data.z_L), (self.batch,), generator=g)
+        i = torch.randint(len(self.data.z_L), (self.batch,), generator=g).to(self.device)
         z = self.one.generate(self.data.z_L[i], self.one.embedder(*self.evidence(i, g)))  # (N, C, h, w)
         noise = self._noise(len(i), g)
         yield self.generator_terms(z, i, noise)
@@ -130,13 +153,13 @@ class OneStepLoss:
     def evidence(self, i, g):
         """Evidence of pictures i with a random number of references, and which parts each of them keeps."""
         data, shape = self.data, self.data.others[i].shape
-        count, order = len(i), torch.rand(shape, generator=g).argsort(1).to(i.device)  # (N, R)
-        present = order < torch.randint(1, self.most + 1, (count, 1), generator=g)  # (N, R)
+        count, order = len(i), torch.rand(shape, generator=g).argsort(1)  # (N, R)
+        present = (order < torch.randint(1, self.most + 1, (count, 1), generator=g)).to(self.device)  # (N, R)
         nearest = data.distances[i].masked_fill(~present, torch.inf).argmin(1)  # (N,)
         r_0 = data.described.take(data.others[i, nearest])
         embeddings = data.described.embeddings[data.others[i]]  # (N, R, D)
         u = torch.rand(count, 4, generator=g) < self.absent
-        keep = ~torch.stack([u[:, 0] | u[:, 1], u[:, 0] | u[:, 2], u[:, 3]], 1)  # (N, 3)
+        keep = ~torch.stack([u[:, 0] | u[:, 1], u[:, 0] | u[:, 2], u[:, 3]], 1).to(self.device)  # (N, 3)
         return Evidence(r_0.early, r_0.middle, embeddings, present, data.codes[i].long()), keep
 
     def generator_terms(self, z, i, noise):
@@ -161,7 +184,7 @@ class OneStepLoss:
     def _noise(self, count, g):
         t = torch.randint(self.one.B.scheduler.config.num_train_timesteps, (count,), generator=g)
         shape = (count, *self.data.z_H.shape[1:])
-        return t, torch.randn(shape, generator=g)
+        return t.to(self.device), torch.randn(shape, generator=g).to(self.device)
 
 
 def pixel_losses(networks, restored, target, mask, weights):
@@ -183,7 +206,8 @@ def fit_one_step(one, data, weights=Weights(), training=None, name="one step", d
 
     Args: one, a OneStep whose G has adapters; data, Examples; weights; training, a Training; name, of the checkpoint;
     discriminator, to train further, or None for a new one.
-    Returns the losses of the steps, and the discriminator. Raises as `lib.training.trainer.train`.
+    Returns the losses of the steps (the sum of both players'), and the discriminator. Raises as
+    `lib.training.trainer.train`.
     """
     training = training or Training(steps=6, lr=1e-3, batch=4, schedule="cosine", clip=1.0, ema=0.999)
     if discriminator is None:
@@ -196,5 +220,6 @@ def fit_one_step(one, data, weights=Weights(), training=None, name="one step", d
     for module in modules[1:]:
         module.requires_grad_(True)
     loss = OneStepLoss(one, discriminator, data, weights, training.batch)
-    losses = train(name, modules, loss, training, (str(weights), data.z_L[:8], str(one.T_L)))
+    known_by = (str(weights), str(one.T_L), one.B.fingerprint(), *data.known_by())
+    losses = train(name, modules, loss, training, known_by)
     return losses, discriminator
