@@ -7,7 +7,7 @@ import pandas as pd
 
 from lib import paths
 from lib.runs import figures, record
-from lib.studies import release_checks, statistics
+from lib.studies import one_step, release_checks, statistics
 
 README = (paths.ROOT / "README.md").read_text()
 
@@ -38,6 +38,12 @@ def test_the_table_is_that_of_the_recorded_study():
 def test_the_costs_are_those_of_the_recorded_run():
     costs = re.search(r"<!-- costs -->\n(.*?)\n<!-- /costs -->", README, re.S).group(1)
     assert costs == statistics.costs(record.read(paths.RESULTS / "00_start_here" / "record.json"))
+
+
+def test_the_one_step_table_is_that_of_the_recorded_study():
+    table = re.search(r"<!-- onestep -->\n(.*?)\n<!-- /onestep -->", README, re.S).group(1)
+    recorded = record.read(paths.RESULTS / "06_one_step" / "record.json")["metrics"]
+    assert table == figures.markdown(one_step.summary(recorded))
 
 
 def test_the_quality_is_the_recorded_one():
