@@ -29,6 +29,7 @@ def _network(file=LANDMARKER):
         raise PackError(f"No landmark network: {file}. Remedy: `git checkout -- data`.")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # or its threads compete with torch's
     try:
         model = onnx.load(file)
         model.graph.output.append(onnx.helper.make_tensor_value_info(HEATMAPS, onnx.TensorProto.FLOAT, None))
