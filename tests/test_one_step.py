@@ -14,7 +14,7 @@ from lib.images import to_tensor
 from lib.models import landmark_heatmaps as heatmaps
 from lib.models.identity_embedder import PAPER, PARTS, IdentityEmbedder, Shape, eye_patches, nearest_codes
 from lib.models.one_step import clean_latent
-from lib.models.one_step_folder import ADAPTERS, CARD, load_adapters, load_one_step, merged, save_one_step
+from lib.models.one_step_folder import ADAPTERS, CARD, ENCODER, load_adapters, load_one_step, merged, save_one_step
 from lib.people import procedural
 from lib.restoration.one_step import describe, prompt_of, restore_one_step
 
@@ -211,7 +211,7 @@ def test_a_folder_gives_the_restorer_back(B, one, pictures, tmp_path):
 
 def test_merged_adapters_predict_the_same_without_adapters(one, pictures):
     degraded, references = pictures
-    quick = one.with_(G=merged(one.G))
+    quick = merged(one)
     assert not any("lora" in name for name, _ in quick.G.named_parameters())
     torch.testing.assert_close(
         restore_one_step(quick, degraded, references), restore_one_step(one, degraded, references), atol=1e-4, rtol=0
@@ -265,6 +265,24 @@ def test_adapters_open_in_every_published_layout(B, one, tmp_path, layout):
     assert (found - plain).abs().max() > 1e-3
 
 
+def test_adapters_of_the_encoder_and_the_recogniser_of_the_card_come_back(B, tmp_path):
+    one = tiny_one_step.build(B, encoder_rank=2, recogniser=1)
+    for name, weight in one.vae.named_parameters():
+        weight.data += 0.05 * ("lora_B" in name)
+    save_one_step(tmp_path / "one", one)
+    again, x = load_one_step(tmp_path / "one", B), tiny_system.pictures(2, 1)
+    restored = restore_one_step(one, x, x)
+    for other in (again, merged(again)):
+        torch.testing.assert_close(restore_one_step(other, x, x), restored, atol=2e-2, rtol=0)
+    assert (restore_one_step(one.with_(vae=None), x, x) - restored).abs().max() > 0.05
+    assert (restore_one_step(one.with_(recogniser=0), x, x) - restored).abs().max() > 1e-3
+    (tmp_path / "one" / ENCODER).unlink()
+    with pytest.raises(WeightsError, match="encoder_lora_weights"):
+        load_one_step(tmp_path / "one", B)
+    with pytest.raises(RangeError, match="recogniser"):
+        one.with_(recogniser=2)
+
+
 def test_adapters_of_another_architecture_are_refused(B, tmp_path):
     cases = {"layer": {"unet.mid.lora_A.weight": torch.zeros(16, 4)}, "no adapter": {"conv_in.weight": torch.zeros(3)}}
     cases["pair"] = {"down_blocks.0.resnets.0.conv1.lora_A.weight": torch.zeros(16, 32, 3, 3)}
@@ -272,7 +290,7 @@ def test_adapters_of_another_architecture_are_refused(B, tmp_path):
     cases["shape"] = {f"down_blocks.0.resnets.0.conv1.lora_{s}.weight": torch.zeros(16, 16, 1, 1) for s in "AB"}
     for name, state in cases.items():
         save_file(state, tmp_path / f"{name}.safetensors")
-        with pytest.raises(WeightsError, match="not adapters of this G"):
+        with pytest.raises(WeightsError, match="not adapters of this network"):
             load_adapters(B.G, tmp_path / f"{name}.safetensors")
 
 

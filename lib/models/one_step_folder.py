@@ -17,7 +17,9 @@ from lib.models.weight_files import read
 from lib.paths import atomic_write, from_root
 
 CARD, ADAPTERS = "onestep.json", "pytorch_lora_weights.safetensors"
+ENCODER = "encoder_lora_weights.safetensors"  # only of a restorer with adapters in the encoder
 NETWORKS = ("embedder", "tokenizer", "networks")
+OPTIONS = ("T_L", "cleaned", "recogniser")  # fields of OneStep that the card holds
 DOWN_UP = {".down.weight", ".up.weight"}  # the older names of a pair
 REMEDY = "Remedy: restore the folder with `git checkout -- data`, or train one with notebook 06."
 
@@ -29,19 +31,22 @@ def save_one_step(folder, one):
     """
     if not getattr(one.G, "peft_config", {}):
         raise WeightsError(f"no adapters in G: {folder}. Remedy: save the restorer before its adapters are merged.")
-    card = {"T_L": one.T_L, "cleaned": one.cleaned, "base": one.B.fingerprint(), "shape": one.embedder.config()}
+    card = {name: getattr(one, name) for name in OPTIONS}
+    card |= {"encoder": one.vae is not None, "base": one.B.fingerprint(), "shape": one.embedder.config()}
     with atomic_write(from_root(folder)) as aside:
         aside.mkdir()
         save_adapters(aside / ADAPTERS, one.G)
+        if one.vae is not None:
+            save_adapters(aside / ENCODER, one.vae, prefix="vae")
         for name in NETWORKS:
             save_file(_halves(getattr(one, name).state_dict()), aside / f"{name}.safetensors")
         (aside / CARD).write_text(json.dumps(card | {"provenance": one.provenance}, indent=1) + "\n")
 
 
-def save_adapters(file, G, name="default"):
-    """Write one adapter of G as diffusers does, in half precision: keys `unet.<layer>.lora_A.weight`."""
-    state = get_peft_model_state_dict(G, adapter_name=name)
-    save_file(_halves({f"unet.{key}": value for key, value in state.items()}), file)
+def save_adapters(file, network, name="default", prefix="unet"):
+    """Write one adapter of a network as diffusers does, in half precision: keys `unet.<layer>.lora_A.weight`."""
+    state = get_peft_model_state_dict(network, adapter_name=name)
+    save_file(_halves({f"{prefix}.{key}": value for key, value in state.items()}), file)
 
 
 def _halves(state):
@@ -66,7 +71,9 @@ def load_one_step(folder, B):
         load_strictly(module, folder / f"{name}.safetensors")
         module.requires_grad_(False).eval()
     G = load_adapters(B.G, folder / ADAPTERS)
-    return OneStep(B, G, *parts, card["T_L"], card["cleaned"], card["provenance"]).to(B.device)
+    vae = load_adapters(B.vae, folder / ENCODER, prefix="vae") if card["encoder"] else None
+    options = {name: card[name] for name in (*OPTIONS, "provenance")}
+    return OneStep(B, G, *parts, vae=vae, **options).to(B.device)
 
 
 def _card(file):
@@ -74,7 +81,7 @@ def _card(file):
         card = json.loads(file.read_text())
         shape = Shape(**card["shape"])
         checks.whole("T_L", card["T_L"])
-        return {key: card[key] for key in ("T_L", "cleaned", "base", "provenance")} | {"shape": shape}
+        return {key: card[key] for key in (*OPTIONS, "encoder", "base", "provenance")} | {"shape": shape}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"no one-step restorer: {file} ({type(error).__name__}: {error}). {REMEDY}") from error
 
@@ -92,22 +99,23 @@ def load_strictly(module, file):
         raise WeightsError(f"unreadable weights: {file} ({str(error)[:160]}). {REMEDY}") from error
 
 
-def load_adapters(G, file, name="default"):
+def load_adapters(G, file, name="default", prefix="unet"):
     """A copy of G with the adapters of a file, frozen: targets and ranks are read from the tensors.
 
     The layouts are those of diffusers: `unet.` in front or not, `lora_A`/`lora_B` or `lora.down`/`lora.up`, linear
     layers and convolutions; alpha is the rank, as OSDFace's (16 and 16).
-    Args: G, a UNet; file; name of the adapter. Raises WeightsError: missing, unreadable, or of another architecture.
+    Args: G, a UNet or an autoencoder; file; name of the adapter; prefix of the keys.
+    Raises WeightsError: missing, unreadable, or of another architecture.
     """
-    state = {key.removeprefix("unet."): value.float() for key, value in read(file).items()}
+    state = {key.removeprefix(f"{prefix}."): value.float() for key, value in read(file).items()}
     G, layers = copy.deepcopy(G), dict(G.named_modules())
     if what := _wrong(state, layers):
-        raise WeightsError(f"not adapters of this G: {file} ({what}). Remedy: use the base that they were trained on.")
+        raise WeightsError(f"not adapters of this network: {file} ({what}). Remedy: use the base they were trained on.")
     try:
         G.load_lora_adapter(state, prefix=None, adapter_name=name)
     except Exception as error:  # diffusers, peft and torch each raise their own
         raise WeightsError(
-            f"not adapters of this G: {file} ({str(error)[:160]}). Remedy: use the base that they were trained on."
+            f"not adapters of this network: {file} ({str(error)[:160]}). Remedy: use the base they were trained on."
         ) from error
     return G.requires_grad_(False).eval()
 
@@ -118,7 +126,7 @@ def _wrong(state, layers):
     for key, value in state.items():
         layer, _, half = key.partition(".lora")
         if layer not in layers:
-            return f"{key} is no layer of G"
+            return f"{key} is no layer of it"
         if not value.isfinite().all():
             return f"{key} is not finite"
         pairs.setdefault(layer, set()).add(half)
@@ -126,10 +134,15 @@ def _wrong(state, layers):
     return f"{alone[0]} has no pair of tensors" if alone else "" if pairs else "no adapter in it"
 
 
-def merged(G):
-    """A copy of G with its adapters added to its weights: the same predictions without their cost."""
-    G = copy.deepcopy(G)
+def merged(one):
+    """The restorer with its adapters added to copies of its weights: the same restorations without their cost."""
+    vae = None if one.vae is None else _merged(one.vae)
+    return one.with_(G=_merged(one.G), vae=vae)
+
+
+def _merged(network):
+    network = copy.deepcopy(network)
     with torch.no_grad():
-        G.fuse_lora()
-    G.unload_lora()
-    return G.requires_grad_(False).eval()
+        network.fuse_lora()
+    network.unload_lora()
+    return network.requires_grad_(False).eval()

@@ -14,9 +14,10 @@ CARD, ADAPTERS, REFERENCES = "personal_onestep.json", "pytorch_lora_weights.safe
 
 
 def fingerprint(one):
-    """16 hex digits of a SHA-256 over the base, T_L, and the adapters and embedder of a one-step restorer."""
-    digest = hashlib.sha256(f"{one.B.fingerprint()} {one.T_L} {one.cleaned}".encode())
-    for module, part in ((one.G, "lora_"), (one.embedder, "")):
+    """16 hex digits of a SHA-256 over the base, the options, and the adapters and embedder of a one-step restorer."""
+    digest = hashlib.sha256(f"{one.B.fingerprint()} {one.T_L} {one.cleaned} {one.recogniser}".encode())
+    encoder = [] if one.vae is None else [(one.vae, "lora_")]
+    for module, part in ((one.G, "lora_"), (one.embedder, ""), *encoder):
         for name, value in sorted(module.state_dict().items()):
             if part in name and f".{ADAPTER}." not in name:
                 digest.update(name.encode() + value.half().cpu().numpy().tobytes())

@@ -55,7 +55,7 @@ def restore_folder(
         names, known = read_crops(paths.from_root(references), B.size)
         check_one_person(names, known, pictures, files, scorer)
         described = describe(one, known)
-    restored = restore_one_step(one.with_(G=merged(one.G)), pictures, described)
+    restored = restore_one_step(merged(one), pictures, described)
     with paths.atomic_write(output) as aside:
         for file, picture in zip(files, restored):
             save_picture(aside / f"{file.stem}.png", picture)

@@ -22,6 +22,7 @@ from lib.models.one_step_folder import ADAPTERS, load_one_step, merged
 from lib.models.weight_files import sha256
 from lib.restoration.one_step import describe, restore_one_step
 from lib.restoration.sampling import restore
+from lib.runs.record import peak_during
 from lib.studies.arms import batch_size
 from lib.studies.guidance import dual_pivot
 from lib.studies.statistics import interval
@@ -44,6 +45,7 @@ SHOWN = {
     "colour": ("colour", 2),
 }
 TAUGHT = 2  # degradations of each reference that the teacher restores for the distillation
+TEACHER_STEPS = 25  # sampling steps of the teacher then: equivalent to 50 in identity (notebook 09), half the time
 
 
 def with_targets(person):
@@ -101,7 +103,7 @@ def systems(study, person, settings, folder):
     """
     one, tunings, B_p = _only(study, settings["restorers"]), *dual_pivot(study, person, folder)
     training = replace(distillation.TRAINING, **settings.get("training", {}))
-    known, fast, found = describe(one, person.references), one.with_(G=merged(one.G)), []
+    known, fast, found = describe(one, person.references), merged(one), []
     arms = {
         BLIND: lambda: tunings.restored(study.B),
         ONE_BLIND: lambda: restore_one_step(fast, person.inputs),
@@ -110,7 +112,7 @@ def systems(study, person, settings, folder):
     }
     for name, teacher in {PERSONAL: B_p, TUNED: None}.items():
         personal, seconds = timed(lambda: personal_one_step(one, person, study.plan, training, teacher))
-        quick = personal.with_(G=merged(personal.G))
+        quick = merged(personal)
         arms[name] = lambda quick=quick: restore_one_step(quick, person.inputs, known)
         found += rows_of({"distillation": [seconds]}, system=name)
     return found + _restored_rows(person, arms)
@@ -125,10 +127,10 @@ def _only(study, found):
 
 
 def _restored_rows(person, arms):
-    """Rows of every arm's restorations, and of their seconds after a first, untimed call."""
+    """Rows of every arm's restorations, of their seconds and of the peak memory (GB) of a first, untimed call."""
     found = []
     for name, restored_by in arms.items():
-        restored_by()
+        found += rows_of({"peak": [peak_during(restored_by) / 1e9]}, system=name)
         restored, seconds = timed(restored_by, 1 if name in (BLIND, DUAL) else 5)
         found += rows(person, restored, system=name)
         found += rows_of({"seconds": [seconds / len(person.inputs)]}, system=name)
@@ -138,15 +140,15 @@ def _restored_rows(person, arms):
 def personal_one_step(one, person, plan, training=distillation.TRAINING, teacher=None):
     """The personal one-step restorer: distilled from a teacher, or tuned on the references alone.
 
-    Args: one, a OneStep; person; plan, of recipe, degradations and sampling steps; training; teacher, the person's
-    dual-pivot tuned system, which restores TAUGHT degradations of each reference, or None.
+    Args: one, a OneStep; person; plan, of recipe and degradations; training; teacher, the person's dual-pivot tuned
+    system, which restores TAUGHT degradations of each reference in TEACHER_STEPS steps, or None.
     Returns a OneStep, frozen. Raises as `lib.training.distillation`.
     """
     references, taught = person.references, None
     degraded, which = distillation.degraded_references(references, plan.recipe, plan.degradations, training.seed)
     if teacher is not None:
         first = degraded[: TAUGHT * len(references)]
-        taught = restore(teacher, first, seeds=0, steps=plan.steps, batch=batch_size(teacher))
+        taught = restore(teacher, first, seeds=0, steps=TEACHER_STEPS, batch=batch_size(teacher))
     return distillation.distil(one, distillation.person_examples(one, references, degraded, which, taught), training)
 
 
@@ -171,7 +173,7 @@ def prompts(study, person, settings, folder):
     found, asked = [], list(_asked(study, person, settings))
     for name, (where, _) in settings["restorers"].items():
         one = load_one_step(where, study.B)
-        one = one.with_(G=merged(one.G))
+        one = merged(one)
         for parts, references, whose in asked:
             restored = restore_one_step(one, person.inputs, references, parts=parts)
             words = " + ".join(part for part in PARTS if part in parts) or "none"

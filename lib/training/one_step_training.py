@@ -11,7 +11,7 @@ from lib.metrics.landmark_distances import affine_landmark_distance
 from lib.models.discriminator import Discriminator, discriminator_loss, generator_loss, noised_features
 from lib.models.identity_embedder import Evidence
 from lib.models.landmark_heatmaps import attention_mask, landmark_heatmaps
-from lib.models.one_step import Described
+from lib.models.one_step import RANK, Described
 from lib.training.pretraining import latents
 from lib.training.restoration_losses import distance_of, edge_aware, identity_loss, masked
 from lib.training.trainer import Training, train
@@ -54,6 +54,11 @@ VARIANTS = {  # Table 3b and the parts of section 3: what each ablation changes
     "no identity loss": {"identity": 0.0},
     "no GAN": {"adversarial": 0.0},
 }
+FIRST_STAGE = {  # settings of `untrained` that the first stage alone compares: T_L, X_FR of FIE (Table 3c), the encoder
+    **{f"T_L = {T}": {"T_L": T} for T in (100, 200, 399, 600)},
+    "FIE by the second recogniser": {"recogniser": 1},
+    "adapters in the encoder": {"encoder_rank": RANK},
+}
 WARM = Weights(latent=1.0, pixels=0.0, perceptual=0.0, identity=0.0, aligned=0.0, adversarial=0.0)  # needs no decoder
 
 
@@ -69,6 +74,7 @@ class Examples:
     described: Described  # of the N clean pictures, which are references of each other
     others: torch.Tensor  # (N, R), numbers of the other pictures of the same person
     distances: torch.Tensor  # (N, R), d of eq. 6 to them
+    degraded: torch.Tensor | None = None  # (N, 3, S, S) uint8, x_L: what adapters in the encoder read in place of z_L
 
     def to(self, device):
         """Move every tensor to a device; returns the examples."""
@@ -102,7 +108,8 @@ def examples(one, clean, degraded, person, which=None, targets=None, batch=64):
     goal = points[:, None].expand(-1, others.shape[1], -1, -1)  # (N, R, 68, 2)
     distances = affine_landmark_distance(described.landmarks[others], goal).float()  # (N, R), eq. 6
     z_L = latents(one.B, degraded, through=one.B.clean if one.cleaned else None).cpu()
-    return Examples(targets, z_L, latents(one.B, targets).cpu(), masks, codes, described, others, distances)
+    read = None if one.vae is None else degraded
+    return Examples(targets, z_L, latents(one.B, targets).cpu(), masks, codes, described, others, distances, read)
 
 
 def _of_degraded(one, y):
@@ -144,11 +151,17 @@ class OneStepLoss:
 
     def __call__(self, g):
         i = torch.randint(len(self.data.z_L), (self.batch,), generator=g).to(self.device)
-        z = self.one.generate(self.data.z_L[i], self.one.embedder(*self.evidence(i, g)))  # (N, C, h, w)
+        z = self.one.generate(self.z_L(i), self.one.embedder(*self.evidence(i, g)))  # (N, C, h, w)
         noise = self._noise(len(i), g)
         yield self.generator_terms(z, i, noise)
         if self.weights.adversarial:
             yield self.discriminator_term(z.detach(), self.data.z_H[i], noise)
+
+    def z_L(self, i):
+        """Latents (N, C, h, w) of pictures i: computed anew where the encoder has adapters."""
+        if self.one.vae is None:
+            return self.data.z_L[i]
+        return self.one.latent(self.data.degraded[i].float() / 127.5 - 1)
 
     def evidence(self, i, g):
         """Evidence of pictures i with a random number of references, and which parts each of them keeps."""
@@ -202,7 +215,7 @@ def pixel_losses(networks, restored, target, mask, weights):
 
 
 def fit_one_step(one, data, weights=Weights(), training=None, name="one step", discriminator=None):
-    """Train the adapters of G, the embedder and the discriminator together.
+    """Train the adapters (of G, and of the encoder where it has some), the embedder and the discriminator together.
 
     Args: one, a OneStep whose G has adapters; data, Examples; weights; training, a Training; name, of the checkpoint;
     discriminator, to train further, or None for a new one.
@@ -214,12 +227,13 @@ def fit_one_step(one, data, weights=Weights(), training=None, name="one step", d
         with torch.random.fork_rng():
             torch.manual_seed(training.seed)
             discriminator = Discriminator(one.B.G.config.block_out_channels[-1])
-    modules = [one.G, one.embedder] + ([discriminator] if weights.adversarial else [])
-    for weight_name, weight in one.G.named_parameters():
+    adapted = [one.G] + ([] if one.vae is None else [one.vae])
+    whole = [one.embedder] + ([discriminator] if weights.adversarial else [])
+    for weight_name, weight in (pair for module in adapted for pair in module.named_parameters()):
         weight.requires_grad_("lora_" in weight_name)
-    for module in modules[1:]:
+    for module in whole:
         module.requires_grad_(True)
     loss = OneStepLoss(one, discriminator, data, weights, training.batch)
     known_by = (str(weights), str(one.T_L), one.B.fingerprint(), *data.known_by())
-    losses = train(name, modules, loss, training, known_by)
+    losses = train(name, adapted + whole, loss, training, known_by)
     return losses, discriminator
