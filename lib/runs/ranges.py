@@ -24,7 +24,6 @@ LEAST = {
     "TEXTUAL_STEPS": 1,
     "MODEL_STEPS": 1,
     "DISTIL_STEPS": 1,
-    "RECOGNISER_STEPS": 1,
     "NETWORK_STEPS": 1,
     "WARM_STEPS": 1,
     "ABLATION_STEPS": 1,
