@@ -32,7 +32,9 @@ def person(many):
 
 @pytest.fixture(scope="module")
 def systems(many, person, settings, tmp_path_factory):
-    return one_step.systems(many, person, settings, tmp_path_factory.mktemp("tuning"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(one_step, "TEACHER_STEPS", 2)
+        return one_step.systems(many, person, settings, tmp_path_factory.mktemp("tuning"))
 
 
 def test_every_system_is_scored_and_timed_and_the_personal_ones_have_their_distillation(systems):
@@ -42,6 +44,8 @@ def test_every_system_is_scored_and_timed_and_the_personal_ones_have_their_disti
     assert all(wanted <= of[name] for name in names)
     assert {name for name in names if "distillation" in of[name]} == {one_step.PERSONAL, one_step.TUNED}
     assert all(row["value"] > 0 for row in systems if row["metric"] in ("seconds", "distillation"))
+    peaks = [row["value"] for row in systems if row["metric"] == "peak"]
+    assert len(peaks) == len(names) and all(0 <= peak < 64 for peak in peaks)  # GB, of the process; 0: unknown
 
 
 def test_a_restoration_in_one_step_evaluates_g_once_and_e_never(many, person, settings):
