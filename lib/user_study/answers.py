@@ -2,14 +2,17 @@
 
 import csv
 import io
+import sqlite3
+from contextlib import closing
 
 import pandas as pd
 
 from lib.errors import StoreError
 from lib.paths import display_path, from_root
 from lib.user_study.design import ATTENTION, TRIAL
+from lib.user_study.store import FILE, QUERY
 
-SEPARATOR, SPOILED = "|", "(spoiled)"
+SEPARATOR, SPOILED, SIMULATED = "|", "(spoiled)", "simulated"
 COLUMNS = {
     "origin": "browser, notebook, or simulated",
     "participant": "number, from 0",
@@ -68,6 +71,35 @@ def read_csv(path):
             f"Cannot read the answers: {display_path(where)}: {error}. Remedy: export them (see the page)."
         ) from None
     return checked(table, display_path(where))
+
+
+def read(path):
+    """The answers in a CSV, in a store's file or in its folder, also while a server writes there; as `read_csv`."""
+    where = from_root(path)
+    where = where / FILE if where.is_dir() else where
+    if where.suffix != ".sqlite":
+        return read_csv(where)
+    try:
+        with closing(sqlite3.connect(f"{where.as_uri()}?mode=ro", uri=True, timeout=20)) as db:
+            table = pd.read_sql_query(QUERY, db)
+    except (sqlite3.Error, pd.errors.DatabaseError) as error:
+        raise StoreError(
+            f"Cannot read the answers: {display_path(where)}: {error}. Remedy: serve the study first."
+        ) from None
+    return checked(table, display_path(where))
+
+
+def label(table):
+    """How these answers must be called in every figure: who gave them, and how many.
+
+    Raises StoreError where simulated observers and people are mixed, and for an empty table.
+    """
+    kinds, count = {origin == SIMULATED for origin in table["origin"]}, table["participant"].nunique()
+    if len(kinds) != 1:
+        raise StoreError(
+            "No answers, or simulated ones among people's. Remedy: wait for answers; keep simulated ones apart."
+        )
+    return f"{count} SIMULATED observers" if kinds == {True} else f"{count} participants"
 
 
 def checked(table, where="answers"):

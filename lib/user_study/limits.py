@@ -7,7 +7,7 @@ from starlette.responses import JSONResponse
 
 LARGEST_BODY = 4096  # bytes; an answer has about a hundred
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; img-src 'self'; script-src 'self'; style-src 'self'; "
+    "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; script-src 'self'; style-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -17,7 +17,7 @@ HEADERS = {
 
 
 class Buckets:
-    """Token buckets by key: `rate` requests a second on average, `burst` at once; the oldest of `most` are forgotten."""
+    """Token buckets by key: `rate` a second on average, `burst` at once; the oldest of `most` are forgotten."""
 
     def __init__(self, rate, burst, most=10_000, clock=time.monotonic):
         self.rate, self.burst, self.most, self._clock = rate, burst, most, clock

@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS answer (
 """
 ANSWER = ("participant", "trial", "part", "kind", "item", "options", "position", "chosen", "correct", "seconds")
 ANSWER += ("server_seconds", "width", "at")
+QUERY = f"SELECT origin, {', '.join(ANSWER)} FROM answer JOIN participant ON number = participant ORDER BY 2, 3"
 BUSY = 20.0  # seconds to wait for another process on the same file
 
 
@@ -150,9 +151,7 @@ class Store:
 
     def answers(self):
         """Every answer, a dict of "origin" and ANSWER, by participant and trial."""
-        columns = ", ".join(ANSWER)
-        query = f"SELECT origin, {columns} FROM answer JOIN participant ON number = participant ORDER BY 2, 3"
-        return [dict(zip(("origin", *ANSWER), row)) for row in self._rows(query)]
+        return [dict(zip(("origin", *ANSWER), row)) for row in self._rows(QUERY)]
 
     def close(self):
         with self._lock:

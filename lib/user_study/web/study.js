@@ -4,6 +4,7 @@
 
 const $ = (id) => document.getElementById(id);
 const MESSAGES = { lost: "The connection is lost. Trying again …", fast: "Please look at all pictures first." };
+const LEAST = 110, MOST = 3; // CSS pixels of a small screen, where the page scrolls; times that a picture is enlarged
 let state = null; // what the server said last
 let shownAt = null; // performance.now() when the pictures were seen; null while nothing can be chosen
 let introduced = null; // the part whose guidelines were read
@@ -45,7 +46,12 @@ async function present(next) {
 function introduce() {
   $("intro-part").textContent = `Part ${state.part} of ${state.parts}`;
   $("intro-question").textContent = state.question;
-  $("intro-guidelines").textContent = state.guidelines;
+  const paragraphs = state.guidelines.split(/\n\s*\n/);
+  $("intro-guidelines").replaceChildren(...paragraphs.map((text) => {
+    const one = document.createElement("p");
+    one.textContent = text;
+    return one;
+  }));
   $("intro-keys").textContent =
     `Tap or click your choice, or press its number (1 to ${state.options.length}) on a keyboard. ` +
     (state.practice ? "The first screen is for practice." : "");
@@ -111,20 +117,15 @@ function resize() {
   if (!state || state.trial === null || $("trial").hidden) return;
   const [w, h] = state.size, n = state.options.length;
   const wide = document.documentElement.clientWidth - 24, phone = wide < 620;
-  const columns = n <= 2 ? n : phone ? 2 : n;
-  const rows = Math.ceil(n / columns);
-  const shown = state.references.length + 1;
-  const small = state.references.length ? Math.min(phone ? (wide - 24 - 6 * shown) / shown : 150, 0.17 * innerHeight * w / h) : 0;
-  const above = $("options").getBoundingClientRect().top + scrollY;
-  const before = parseFloat($("trial").style.getPropertyValue("--v")) || 96;
-  const change = state.references.length ? (small - before) * h / w : 0;
-  const free = innerHeight - above - change - 110;
-  const across = (wide - 14 * (columns - 1)) / columns - 20;
-  const down = (free / rows - 50) * w / h;
-  const width = Math.floor(Math.max(Math.min(across, 110), Math.min(across, Math.max(down, 110), 512, 4 * w)));
-  $("trial").style.setProperty("--v", `${Math.floor(small)}px`);
-  $("trial").style.setProperty("--w", `${width}px`);
+  const columns = phone ? Math.min(n, 2) : n, rows = Math.ceil(n / columns);
+  const set = (name, width) => $("trial").style.setProperty(name, `${Math.floor(width)}px`);
+  const beside = state.references.length + 1;
+  set("--v", Math.min((wide - 20 - 6 * beside) / beside, 0.17 * innerHeight * (w / h), w * MOST));
   $("options").style.gridTemplateColumns = `repeat(${columns}, max-content)`;
+  const above = $("options").getBoundingClientRect().top + scrollY;
+  const across = (wide - 14 * (columns - 1)) / columns - 20;
+  const down = ((innerHeight - above - 90) / rows - 50) * (w / h);
+  set("--w", Math.min(across, Math.max(down, LEAST), w * MOST));
 }
 
 async function choose(k) {
