@@ -22,7 +22,8 @@ def dots(tables, label, chance=None, title=None):
         middle = table.iloc[:, 0]
         errors = [middle - table.low, table.high - middle]
         axis.errorbar(middle, places, xerr=errors, fmt="osD^"[k % 4], ms=5, capsize=3, color=f"C{k}", label=name)
-        words += [f"{row} {name}: {x:.2f} [{a:.2f}, {b:.2f}]" for row, x, a, b in zip(table.index, middle, table.low, table.high)]  # fmt: skip
+        ends = zip(table.index, middle, table.low, table.high)
+        words += [f"{row} {name}: {x:.2f} [{low:.2f}, {high:.2f}]" for row, x, low, high in ends]
     if chance is not None:
         axis.axvline(chance, color="0.4", lw=0.9, ls="--")
         axis.annotate("chance", (chance, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8)
@@ -57,7 +58,9 @@ def sets(items, names, arms, captions, title, references=2):
 
     Args: items, dict of name to Item; names of those to show; arms; captions, name -> {arm: text}; title.
     """
-    rows = [[items[name].input, *items[name].references[:references], *(items[name].restored[arm] for arm in arms)] for name in names]  # fmt: skip
+    rows = []
+    for item in (items[name] for name in names):
+        rows.append([item.input, *item.references[:references], *(item.restored[arm] for arm in arms)])
     under = [[""] * (1 + references) + [captions[name].get(arm, "") for arm in arms] for name in names]
     return grid(rows, names, ["input", *["reference"] * references, *arms], title=title, captions=under)
 

@@ -90,7 +90,7 @@ def imbalance(study, items, participants):
 
     "own places": how often one participant sees an arm in one place and in another; "places": the same for an item over
     all participants; "views": how often one item is shown and another; "order": an item's mean place and the middle.
-    "own places" and "places" are 1 at most, and "places" is 0 after whole groups; "order" is 0 after pairs; "views" is
+    "own places" and "places" are 1 at most; "places" is 0 after whole groups, and "order" if they are even; "views" is
     the size of a group at most, and 0 where everybody sees every item.
     """
     lists = [trials_of(study, items, participant) for participant in range(participants)]

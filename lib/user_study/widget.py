@@ -1,5 +1,6 @@
-"""The same trials inside a notebook, for a group around one screen: ipywidgets on the server's own session and store."""
+"""The same trials inside a notebook, for a group around one screen: ipywidgets on the server's session and store."""
 
+import html
 import time
 
 import ipywidgets as widgets
@@ -85,6 +86,4 @@ class Trials:
 
 def escape(text):
     """Text of the study file, harmless inside HTML."""
-    from html import escape as harmless
-
-    return harmless(text).replace("\n", " ")
+    return html.escape(text).replace("\n", " ")
