@@ -91,7 +91,7 @@ def test_pictures_that_cannot_be_compared_are_refused(tmp_path, what, says):
     elif what == "size":
         tiny_study.save(one / "restored" / "i1-blind.png", tiny_study.picture(1, size=64))
     elif what == "arm":
-        (one / "restored" / "i2-swap.png").unlink()
+        (one / "restored" / "swap" / "i2.png").unlink()
     elif what == "text":
         (one / "inputs" / "i0.png").write_text("no picture")
     elif what == "none":

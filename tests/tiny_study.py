@@ -27,7 +27,8 @@ def folder(root, person, items=3, arms=ARMS, references=3):
         save(root / person / "inputs" / f"i{k}.png", picture([k, *person.encode()]))
         for arm in arms:
             seed = [k, *f"{person}{arm}".encode()]
-            save(root / person / "restored" / f"i{k}-{arm.replace(' ', '-')}.png", picture(seed))
+            name = f"{arm}/i{k}" if arm == "swap" else f"i{k}-{arm.replace(' ', '-')}"  # both ways that are read
+            save(root / person / "restored" / f"{name}.png", picture(seed))
     for k in range(references):
         save(root / person / "references" / f"{k}.png", picture([9, k, *person.encode()]))
     return root / person

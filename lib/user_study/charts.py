@@ -2,15 +2,16 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import ListedColormap
 
 from lib.runs.figures import DPI, described, grid
 
 
-def dots(tables, label, chance=None, title=None):
-    """A dot and its 95 % interval for each row: a colour for each table, a line for chance.
+def dots(tables, label, lines=None, title=None):
+    """A dot and its 95 % interval for each row: a colour for each table, and named lines across them.
 
     Args: tables, name -> table with the columns share (or strength), low and high, rows in the order to be read; label,
-    of the axis; chance, where a line is drawn, or None; title. Returns a matplotlib figure.
+    of the axis; lines, name -> where, such as chance; title. Returns a matplotlib figure.
     """
     names = list(dict.fromkeys(name for table in tables.values() for name in table.index))
     size = (7, 0.34 * len(names) * (1 + 0.35 * (len(tables) - 1)) + 1.1)
@@ -24,17 +25,37 @@ def dots(tables, label, chance=None, title=None):
         axis.errorbar(middle, places, xerr=errors, fmt="osD^"[k % 4], ms=5, capsize=3, color=f"C{k}", label=name)
         ends = zip(table.index, middle, table.low, table.high)
         words += [f"{row} {name}: {x:.2f} [{low:.2f}, {high:.2f}]" for row, x, low, high in ends]
-    if chance is not None:
-        axis.axvline(chance, color="0.4", lw=0.9, ls="--")
-        axis.annotate("chance", (chance, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8)
+    for name, where in (lines or {}).items():
+        axis.axvline(where, color="0.4", lw=0.9, ls="--")
+        axis.annotate(name, (where, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8)
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.tick_params(axis="x", labelsize=8)
     axis.set_xlabel(label, fontsize=8)
-    axis.set_title(title, fontsize=9, loc="left", pad=14 if chance is not None else 6)
+    axis.set_title(title, fontsize=9, loc="left", pad=16 if lines else 6)
     if len(tables) > 1:
         axis.legend(fontsize=8, loc="best")
     return described(figure, f"{title or label}, with 95 % intervals. {'; '.join(words)}")
+
+
+def choices(rows, arms, title):
+    """Who chose which of two arms where: a row for each item, a column for each participant, both sorted by share.
+
+    Args: rows, as of `quality.choices` of the second arm; arms, two names; title. White: not shown to that participant.
+    """
+    table = rows.pivot(index="item", columns="participant", values="y")
+    table = table.loc[table.mean(axis=1).sort_values().index, table.mean().sort_values().index]
+    figure, axis = plt.subplots(figsize=(7, 0.2 * len(table) + 1.2), dpi=DPI, layout="constrained")
+    axis.imshow(table.to_numpy(float), cmap=ListedColormap(["#E69F00", "#0072B2"]), vmin=0, vmax=1, aspect="auto")
+    axis.set_yticks(range(len(table)), table.index, fontsize=8)
+    axis.set_xticks([])
+    axis.set_xlabel("participants, by how often they chose the second", fontsize=8)
+    axis.set_title(title, fontsize=9, loc="left")
+    marks = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in ("#E69F00", "#0072B2")]
+    figure.legend(marks, arms, fontsize=8, ncols=2, loc="outside lower center")
+    return described(
+        figure, f"{title}: a coloured cell for each choice, {len(table)} items, {table.shape[1]} participants"
+    )
 
 
 def item_shares(table, arms, title):

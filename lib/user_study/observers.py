@@ -18,8 +18,8 @@ class Crowd:
 
     Args: worth, dict of arm to mean utility; observer and item, standard deviations of an arm's utility between
     observers and between items; lazy, share of choices made without looking; side, standard deviation over observers
-    of a habit towards the first place (in utility); speed, median seconds of a choice. Noise is Gumbel's of scale 1, so
-    choices follow Luce's rule: P(a) = exp(u_a) / sum of exp(u).
+    of a habit towards the first place (in utility); careless, share of observers who never look, and are fast; speed,
+    median seconds of a choice. Noise is Gumbel's of scale 1, so choices follow Luce's rule.
     """
 
     worth: dict
@@ -27,26 +27,30 @@ class Crowd:
     item: float = 0.7
     lazy: float = 0.03
     side: float = 0.2
+    careless: float = 0.0
     speed: float = 3.0
 
 
 def answered(study, items, crowd, participants, seed=0, worth=None):
     """The answers of simulated participants to every trial of a study, as `answers.read_csv` returns them.
 
-    Args: study; items, names; crowd; participants, how many; seed; worth, dict of (item, arm) to a utility that is
-    known, such as one made from metrics, which takes the place of the drawn item effect.
+    Args: study; items, names; crowd; participants, how many; seed; worth, dict of (item, arm) to utility that comes on
+    top, such as one made from metrics.
     """
     rng = np.random.default_rng(seed)
     arms = list(crowd.worth)
     on_item = {item: dict(zip(arms, crowd.item * rng.standard_normal(len(arms)))) for item in sorted(items)}
-    known = {(item, arm): value for item, own in on_item.items() for arm, value in own.items()} | (worth or {})
+    known = {
+        (item, arm): own[arm] + (worth or {}).get((item, arm), 0.0) for item, own in on_item.items() for arm in arms
+    }
     rows = []
     for number in range(participants):
         likes = dict(zip(arms, crowd.observer * rng.standard_normal(len(arms))))
-        habit = crowd.side * rng.standard_normal()
+        habit, careless = crowd.side * rng.standard_normal(), rng.random() < crowd.careless
+        lazy, speed = (1.0, 0.2 * crowd.speed) if careless else (crowd.lazy, crowd.speed)
         for index, trial in enumerate(design.trials_of(study, items, number)):
             utility = [crowd.worth[arm] + known[trial.item, arm] + likes[arm] if arm else -8.0 for arm in trial.options]
-            rows.append(_row(number, index, trial, _choice(utility, habit, crowd.lazy, rng), crowd.speed, rng))
+            rows.append(_row(number, index, trial, _choice(utility, habit, lazy, rng), speed, rng))
     return answers.checked(pd.DataFrame(rows), "simulated answers")
 
 

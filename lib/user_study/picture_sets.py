@@ -1,7 +1,7 @@
 """The pictures of a user study: found in run folders, held against one another, and made ready to be shown.
 
-A folder holds restored/<input>-<arm>.png, inputs/<input>.png, references/*.png and perhaps targets/<input>.png, as a
-run of notebook 00 leaves them. Folders of one person are put together, so that their arms can be compared.
+A folder holds restored/<input>-<arm>.png or restored/<arm>/<input>.png, inputs/<input>.png, references/*.png and
+perhaps targets/<input>.png. A run of notebook 00 leaves such a folder. Those of one person are put together.
 """
 
 import hashlib
@@ -111,8 +111,9 @@ def _read(file):
 
 def _restored(folder, stem, arm):
     """The file of an arm's restoration of an input, or None."""
-    name = f"{stem}-{arm.replace(' ', '-')}.png"
-    return folder / "restored" / name if (folder / "restored" / name).is_file() else None
+    plain, restored = arm.replace(" ", "-"), folder / "restored"
+    places = (restored / f"{stem}-{plain}.png", restored / plain / f"{stem}.png")
+    return next((place for place in places if place.is_file()), None)
 
 
 def _together(there, own, folder):

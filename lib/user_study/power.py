@@ -1,9 +1,11 @@
 """Before anybody is asked: how many participants and items it takes, and whether the intervals keep their promise."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
-from lib.user_study import observers, preference, shares
+from lib.user_study import observers, preference, quality, shares
 
 
 def detected(rng, participants, items, crowd, studies=1000):
@@ -99,3 +101,20 @@ def log_strengths(counts):
     """Luce's log-strengths, mean 0, of choices among all arms at once: counts (..., arms)."""
     logs = np.log(np.asarray(counts, float) + preference.ALPHA)
     return logs - logs.mean(-1, keepdims=True)
+
+
+def mixed_coverage(crowd, participants, items, studies=200, seed=0):
+    """How often the variational interval of the mixed model's intercept (1.96 posterior sd) holds the true one.
+
+    For a crowd without lazy moments, whose second arm's worth less the first's is the true intercept.
+    """
+    rng, held = np.random.default_rng(seed), 0
+    first, second = crowd.worth.values()
+    frame = pd.DataFrame(
+        {"participant": np.repeat(np.arange(participants), items), "item": np.tile(np.arange(items), participants)}
+    )
+    for y in observers.pairs(rng, studies, participants, items, replace(crowd, lazy=0.0)):
+        sides = np.where((frame.item + frame.participant) % 2, 0.5, -0.5)
+        fit = quality.fitted(frame.assign(y=y.ravel().astype(int), side=sides))
+        held += abs(fit.fe_mean[0] - (second - first)) < 1.96 * fit.fe_sd[0]
+    return held / studies

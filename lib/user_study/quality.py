@@ -51,13 +51,18 @@ def mixed_model(rows):
     Returns a Series: intercept and side (log-odds), participant and item (standard deviations on that scale), and
     share, of a typical participant and item.
     """
-    effects = {"participant": "0 + C(participant)", "item": "0 + C(item)"}
-    data = rows[["y", "side", "participant", "item"]].reset_index(drop=True)
-    fit = BinomialBayesMixedGLM.from_formula("y ~ side", effects, data, vcp_p=1, fe_p=2).fit_vb()
+    fit = fitted(rows)
     intercept, side = fit.fe_mean
     sizes = dict(zip(fit.model.vcp_names, np.exp(fit.vcp_mean)))
     found = {"intercept": intercept, "side": side, **sizes, "share": 1 / (1 + np.exp(-intercept))}
     return pd.Series({name: float(value) for name, value in found.items()})
+
+
+def fitted(rows):
+    """The fit of `mixed_model` as statsmodels gives it; priors: N(0, 4) of the intercept, log sd ~ N(0, 1)."""
+    effects = {"participant": "0 + C(participant)", "item": "0 + C(item)"}
+    data = rows[["y", "side", "participant", "item"]].reset_index(drop=True)
+    return BinomialBayesMixedGLM.from_formula("y ~ side", effects, data, vcp_p=1, fe_p=2).fit_vb()
 
 
 def agreement(rows, seed=0):

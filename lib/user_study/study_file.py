@@ -155,3 +155,11 @@ def _part_faults(part):
         yield f"part {part.name}: quality shows no references; leave that field out"
     if part.repeats > part.trials:
         yield f"part {part.name}: more repeats ({part.repeats}) than trials ({part.trials})"
+
+
+def part_of(study, kind):
+    """The first part of a kind. Raises StudyFileError where there is none."""
+    found = [part for part in study.parts if part.kind == kind]
+    if not found:
+        raise StudyFileError(f"No part of kind {kind} in this study. Remedy: add one, or call lib.user_study directly.")
+    return found[0]
