@@ -1,5 +1,7 @@
 """Figures of a user study: dot plots with intervals in place of pies, items side by side, power curves."""
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import ListedColormap
@@ -14,7 +16,7 @@ def dots(tables, label, lines=None, title=None):
     of the axis; lines, name -> where, such as chance; title. Returns a matplotlib figure.
     """
     names = list(dict.fromkeys(name for table in tables.values() for name in table.index))
-    size = (7, 0.34 * len(names) * (1 + 0.35 * (len(tables) - 1)) + 1.1)
+    size = (7, 0.34 * len(names) * (1 + 0.35 * (len(tables) - 1)) + 1.1 + 0.3 * (len(tables) > 1))
     figure, axis = plt.subplots(figsize=size, dpi=DPI, layout="constrained")
     words = []
     for k, (name, table) in enumerate(tables.items()):
@@ -34,7 +36,7 @@ def dots(tables, label, lines=None, title=None):
     axis.set_xlabel(label, fontsize=8)
     axis.set_title(title, fontsize=9, loc="left", pad=16 if lines else 6)
     if len(tables) > 1:
-        axis.legend(fontsize=8, loc="best")
+        figure.legend(*axis.get_legend_handles_labels(), fontsize=8, ncols=len(tables), loc="outside lower center")
     return described(figure, f"{title or label}, with 95 % intervals. {'; '.join(words)}")
 
 
@@ -83,7 +85,8 @@ def sets(items, names, arms, captions, title, references=2):
     for item in (items[name] for name in names):
         rows.append([item.input, *item.references[:references], *(item.restored[arm] for arm in arms)])
     under = [[""] * (1 + references) + [captions[name].get(arm, "") for arm in arms] for name in names]
-    return grid(rows, names, ["input", *["reference"] * references, *arms], title=title, captions=under)
+    columns = ["input", *["reference"] * references, *(textwrap.fill(arm, 16) for arm in arms)]
+    return grid(rows, names, columns, title=title, captions=under)
 
 
 def power_curves(table, title, wanted=0.8):

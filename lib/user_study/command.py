@@ -97,6 +97,7 @@ def _listen(host, port):
         listener = socket.socket(family)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        listener.listen(128)  # who comes while the server starts waits a moment
         return listener
     except (OSError, OverflowError) as error:
         raise StudyFileError(
