@@ -4,25 +4,27 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from statsmodels.stats.proportion import proportion_confint
 
 from lib.user_study import observers, preference, quality, shares
 
+BLOCK = 500  # simulated studies held in memory at once
+
 
 def detected(rng, participants, items, crowd, studies=1000):
-    """The share of simulated studies of pairs whose `shares.p_value` is below 0.05.
+    """The share of simulated studies of pairs whose interval (`shares.interval`) excludes one half.
 
     With a share of one half in the population these are false positives, otherwise it is the power.
     """
-    return float(
-        np.mean([not low <= 0.5 <= high for _, low, high in _studied(rng, participants, items, crowd, studies)])
-    )
+    found = [shares.crossed(y) for y in _blocks(rng, participants, items, crowd, studies)]
+    _, low, high = np.concatenate([np.stack(one) for one in found], axis=1)
+    return float(((low > 0.5) | (high < 0.5)).mean())
 
 
-def _studied(rng, participants, items, crowd, studies):
-    """(share, low, high) of each simulated study, by `shares.interval`."""
-    rows, columns = np.repeat(np.arange(participants), items), np.tile(np.arange(items), participants)
-    for y in observers.pairs(rng, studies, participants, items, crowd):
-        yield shares.interval_of(rows, columns, y.ravel().astype(float))
+def _blocks(rng, participants, items, crowd, studies, of=observers.pairs):
+    """Simulated studies, some at a time."""
+    for start in range(0, studies, BLOCK):
+        yield of(rng, min(BLOCK, studies - start), participants, items, crowd)
 
 
 def curve(crowd, wanted, participants, items, studies=1000, seed=0):
@@ -52,18 +54,16 @@ def coverage(crowd, participants, items, studies=1000, draws=400, seed=0):
     Columns: method, coverage, width (mean), excludes_half. Of the bootstrap, the percentile interval.
     """
     rng, truth = np.random.default_rng(seed), observers.share(crowd)
-    rows, columns = np.repeat(np.arange(participants), items), np.tile(np.arange(items), participants)
     found = {"t": [], "bootstrap": [], "Wilson": []}
-    for k, y in enumerate(observers.pairs(rng, studies, participants, items, crowd)):
-        y = y.ravel().astype(float)
-        found["t"].append(shares.interval_of(rows, columns, y)[1:])
-        found["bootstrap"].append(shares.bootstrap(rows, columns, y, draws, seed=[seed, k])[1:])
-        found["Wilson"].append(shares.wilson(y)[1:])
-    return pd.DataFrame([{"method": name, **_held(np.array(ends), truth)} for name, ends in found.items()])
+    for y in _blocks(rng, participants, items, crowd, studies):
+        found["t"].append(shares.crossed(y)[1:])
+        found["bootstrap"].append(np.quantile(shares.crossed_bootstrap(y, draws, rng), [0.025, 0.975], axis=1))
+        found["Wilson"].append(proportion_confint(y.sum((1, 2)), participants * items, method="wilson"))
+    ends = {name: np.concatenate([np.stack(one) for one in some], axis=1) for name, some in found.items()}
+    return pd.DataFrame([{"method": name, **_held(*both, truth)} for name, both in ends.items()])
 
 
-def _held(ends, truth):
-    low, high = ends.T
+def _held(low, high, truth):
     return {
         "coverage": float(((low <= truth) & (truth <= high)).mean()),
         "width": float((high - low).mean()),
@@ -79,22 +79,28 @@ def strength_coverage(crowd, participants, items, studies=1000, draws=300, seed=
     """
     rng, arms = np.random.default_rng(seed), list(crowd.worth)
     truth = observers.arm_shares(crowd)
-    rows, columns = np.repeat(np.arange(participants), items), np.tile(np.arange(items), participants)
     held, first = np.zeros((2, len(arms))), 0
-    for chosen in observers.sets(rng, studies, participants, items, crowd):
-        y = (chosen.ravel()[:, None] == np.arange(len(arms))).astype(float)  # (answers, arms)
-        ends = np.array([shares.interval_of(rows, columns, one)[1:] for one in y.T])
-        held[0] += (ends[:, 0] <= truth) & (truth <= ends[:, 1])
-        low, high = np.quantile(log_strengths(shares.resampled(rows, columns, draws, rng) @ y), [0.025, 0.975], axis=0)
-        held[1] += (low <= log_strengths(truth)) & (log_strengths(truth) <= high)
-        first += y.sum(0).argmax() == truth.argmax()
-    names = ("share, t", "strength, bootstrap")
-    both = [
-        dict(method=name, arm=arm, coverage=float(x))
-        for name, one in zip(names, held / studies)
+    for chosen in _blocks(rng, participants, items, crowd, studies, of=observers.sets):
+        y = [chosen == k for k in range(len(arms))]  # each (studies, participants, items)
+        ends = np.array([shares.crossed(one)[1:] for one in y])  # (arms, 2, studies)
+        held[0] += ((ends[:, 0].T <= truth) & (truth <= ends[:, 1].T)).sum(0)
+        again = np.random.default_rng([seed, len(chosen)]).bit_generator.state  # every arm has the same draws
+        means = np.stack([_resampled(one, draws, again) for one in y], axis=-1)  # (studies, draws, arms)
+        low, high = np.quantile(log_strengths(means * participants * items), [0.025, 0.975], axis=1)
+        held[1] += ((low <= log_strengths(truth)) & (log_strengths(truth) <= high)).sum(0)
+        first += (np.array([one.sum((1, 2)) for one in y]).argmax(0) == truth.argmax()).sum()
+    rows = [
+        {"method": method, "arm": arm, "coverage": float(x), "recovered": float(first / studies)}
+        for method, one in zip(("share, t", "strength, bootstrap"), held / studies)
         for arm, x in zip(arms, one)
     ]
-    return pd.DataFrame(both).assign(recovered=first / studies)
+    return pd.DataFrame(rows)
+
+
+def _resampled(y, draws, state):
+    rng = np.random.default_rng()
+    rng.bit_generator.state = state
+    return shares.crossed_bootstrap(y, draws, rng)
 
 
 def log_strengths(counts):
@@ -103,7 +109,7 @@ def log_strengths(counts):
     return logs - logs.mean(-1, keepdims=True)
 
 
-def mixed_coverage(crowd, participants, items, studies=200, seed=0):
+def mixed_coverage(crowd, participants, items, studies=50, seed=0):
     """How often the variational interval of the mixed model's intercept (1.96 posterior sd) holds the true one.
 
     For a crowd without lazy moments, whose second arm's worth less the first's is the true intercept.

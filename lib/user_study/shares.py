@@ -62,6 +62,39 @@ def interval_of(rows, columns, y):
     return _interval(share, error, df, min(rows.max(), columns.max()) + 1)
 
 
+def crossed(y):
+    """`interval_of` of many whole studies at once, in which every participant saw every item.
+
+    Args: y, (studies, participants, items). Returns share, low and high, each (studies,).
+    """
+    y = np.asarray(y, float)
+    _, N, M = y.shape
+    n, own = N * M, max(N * M - N - M + 1, 1)
+    share = y.mean((1, 2))
+    e = y - share[:, None, None]
+    by_row, by_column = e.sum(2), e.sum(1)  # (studies, participants), (studies, items)
+    rest = e - by_row[:, :, None] / M - by_column[:, None, :] / N
+    V = np.stack([N / max(N - 1, 1) * (by_row**2).sum(1), M / max(M - 1, 1) * (by_column**2).sum(1),
+                  n / own * (rest**2).sum((1, 2))]) / n**2  # fmt: skip
+    total = np.maximum(V[0] + V[1] - V[2], np.maximum(V[0], V[1]))
+    spread = V[0] ** 2 / max(N - 1, 1) + V[1] ** 2 / max(M - 1, 1) + V[2] ** 2 / own
+    df = np.maximum(1.0, total**2 / np.where(spread > 0, spread, 1.0))
+    few = np.array(proportion_confint(share * min(N, M), min(N, M), alpha=1 - LEVEL, method="wilson"))
+    flat = (total == 0) | (share <= 0) | (share >= 1)
+    inner = np.where(flat, 0.5, share)
+    half = stats.t.ppf(0.5 + LEVEL / 2, df) * np.sqrt(total) / (inner * (1 - inner))
+    ends = [1 / (1 + np.exp(half * sign - np.log(inner / (1 - inner)))) for sign in (1, -1)]
+    return share, *(np.where(flat, one, end) for one, end in zip(few, ends))
+
+
+def crossed_bootstrap(y, draws, rng):
+    """Resampled means (studies, draws) of `resampled`, for studies as of `crossed`; all have the same draws."""
+    _, N, M = y.shape
+    people, pictures = (rng.multinomial(k, np.full(k, 1 / k), draws) for k in (N, M))  # (draws, N), (draws, M)
+    by_item = np.einsum("dn,snm->sdm", people, np.asarray(y, float), optimize=True)  # (studies, draws, items)
+    return np.einsum("sdm,dm->sd", by_item, pictures) / (N * M)
+
+
 def interval(participant, item, y):
     """A share and its 95 % interval over participants and items: (share, low, high).
 
