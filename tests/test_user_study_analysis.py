@@ -242,6 +242,8 @@ def test_one_participant_is_enough_for_every_function(table):
     one = table[table.participant == 3]
     rows = quality.choices(one, "quality", "dual pivot")
     assert quality.summary(rows, draws=50).notna().all().drop("p").all() and quality.mixed_model(rows).isna().all()
+    alike = quality.choices(table, "quality", "dual pivot").assign(y=1)
+    assert quality.mixed_model(alike).isna().all() and quality.summary(alike, draws=50).share.eq(1).all()
     assert len(preference.strength_table(quality.choices(one, "identity", "blind"), list(ARMS), draws=20)) == 4
     assert preference.table_of(one, "identity", ARMS).share.sum() == pytest.approx(1)
 

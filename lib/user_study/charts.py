@@ -5,8 +5,11 @@ import textwrap
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import ListedColormap
+from PIL import Image
 
 from lib.runs.figures import DPI, described, grid
+
+SHOWN = 96  # pixels of a picture in a grid of items: many of them fit into a notebook
 
 
 def dots(tables, label, lines=None, title=None):
@@ -83,10 +86,13 @@ def sets(items, names, arms, captions, title, references=2):
     """
     rows = []
     for item in (items[name] for name in names):
-        rows.append([item.input, *item.references[:references], *(item.restored[arm] for arm in arms)])
+        shown = [item.input, *item.references[:references], *(item.restored[arm] for arm in arms)]
+        rows.append(
+            [np.asarray(Image.fromarray(one).resize((SHOWN, SHOWN * one.shape[0] // one.shape[1]))) for one in shown]
+        )
     under = [[""] * (1 + references) + [captions[name].get(arm, "") for arm in arms] for name in names]
-    columns = ["input", *["reference"] * references, *(textwrap.fill(arm, 16) for arm in arms)]
-    return grid(rows, names, columns, title=title, captions=under)
+    columns = ["input", *["reference"] * references, *(textwrap.fill(arm, 14) for arm in arms)]
+    return grid(rows, names, columns, title=title, cell=SHOWN, captions=under)
 
 
 def power_curves(table, title, wanted=0.8):

@@ -49,9 +49,10 @@ def mixed_model(rows):
     By variational Bayes (statsmodels). Its posterior of the intercept treats the random effects as independent of it
     and is too narrow; so take its interval from `summary`, and from here the size of the effects.
     Returns a Series: intercept and side (log-odds), participant and item (standard deviations on that scale), and
-    share, of a typical participant and item. All NaN for one participant or one item, which show no spread.
+    share, of a typical participant and item. All NaN where there is nothing to fit: one participant, one item, or the
+    same arm always.
     """
-    if min(rows.participant.nunique(), rows.item.nunique()) < 2:
+    if min(rows.participant.nunique(), rows.item.nunique(), rows.y.nunique()) < 2:
         return pd.Series(np.nan, index=["intercept", "side", "participant", "item", "share"])
     fit = fitted(rows)
     intercept, side = fit.fe_mean

@@ -5,6 +5,7 @@ import math
 import secrets
 import time
 from collections import OrderedDict
+from pathlib import Path
 
 from lib import paths
 from lib.errors import (
@@ -32,9 +33,9 @@ def open_study(file, store=None):
     study = study_file.read(file)
     items = picture_sets.collect(study)
     mark = picture_sets.fingerprint(study, items)
-    stem = "".join(sign if sign.isalnum() or sign in "-_" else "-" for sign in paths.Path(file).stem)[:60]
+    stem = "".join(sign if sign.isalnum() or sign in "-_" else "-" for sign in Path(file).stem)[:60]
     folder = paths.from_root(store) if store else paths.child(paths.RUNS, "user_study", f"{stem}-{mark[:8]}")
-    return Session(study, items, Store(folder, mark), mark, paths.Path(file).resolve())
+    return Session(study, items, Store(folder, mark), mark, Path(file).resolve())
 
 
 class Session:
