@@ -190,6 +190,9 @@ def test_careless_observers_are_left_out_by_the_rule_alone():
     wrong = checks[checks.correct == 0].groupby("participant").size()
     out = answers.excluded(table, Exclusion(failed=0, seconds=0.0))
     assert set(out.index) == set(wrong.index) and len(out) > 5 and set(out.why) == {"attention checks"}
+    assert set(answers.kept(table, Exclusion(0, 0.0)).participant) == set(range(40)) - set(out.index)
+    with pytest.raises(StoreError, match="all 40 participants"):
+        answers.kept(table, Exclusion(99, 60.0))
     hasty = answers.excluded(table, Exclusion(failed=99, seconds=1.5))
     assert set(hasty.why) == {"haste"} and (hasty["median seconds"] < 1.5).all()
     assert answers.excluded(table, Exclusion(failed=99, seconds=0.0)).empty

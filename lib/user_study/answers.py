@@ -139,3 +139,14 @@ def excluded(table, rule):
     found["why"] = careless.map({True: "attention checks", False: ""})
     found.loc[hasty, "why"] = (found.why + " and haste").str.removeprefix(" and ")
     return found[careless | hasty]
+
+
+def kept(table, rule):
+    """The answers of those whom `excluded` does not name. Raises StoreError where nobody is left."""
+    found = table[~table.participant.isin(excluded(table, rule).index)]
+    if found[found.kind == TRIAL].empty:
+        raise StoreError(
+            f"Nobody is left: the study's rule leaves out all {table.participant.nunique()} participants, who failed "
+            f"more than {rule.failed} attention checks or chose within {rule.seconds:g} s. Remedy: wait for more."
+        )
+    return found
