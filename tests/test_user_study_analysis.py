@@ -34,7 +34,8 @@ def crossed(rng, N=9, M=7):
 @pytest.mark.parametrize("seed", range(5))
 def test_the_two_way_error_is_that_of_the_analysis_of_variance(seed):
     who, what, y = crossed(np.random.default_rng(seed))
-    fit = sm.stats.anova_lm(ols("y ~ C(who) + C(what)", {"y": y, "who": who, "what": what}).fit())
+    frame = pd.DataFrame({"y": y, "who": who, "what": what})
+    fit = sm.stats.anova_lm(ols("y ~ C(who) + C(what)", frame).fit())
     person, item, rest = fit["sum_sq"] / fit["df"]
     total = max(person + item - rest, person, item) / len(y)
     degrees = (total * len(y)) ** 2 / (person**2 / 8 + item**2 / 6 + rest**2 / 48)
