@@ -52,6 +52,8 @@ def _serve(given):
     print(f"participants  {address}/")
     print(f"in charge     {address}/manage?key={key}")
     print(f"answers       {display_path(session.store.file)}")
+    where = display_path(session.file), display_path(session.store.file.parent)
+    print(f"analysis      python -m lib.run 08_user_study -p STUDY {where[0]} -p ANSWERS {where[1]}")
     print("Ctrl-C stops it; the same command goes on where it stopped.", flush=True)
     _run(session, key, listener, given.host)
 
