@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help environment workbook test lab study
+.PHONY: help environment workbook test lab study userstudy
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
@@ -46,3 +46,10 @@ lab: environment ## open working copies of the notebooks in JupyterLab; on a ser
 
 study: environment ## run the six arms on many people (params/study.yaml, tens of minutes)
 	$(RUN) notebooks/04_dual_pivot_ablation.ipynb -f params/study.yaml $(OPTIONS)
+
+userstudy: environment ## restore the pictures of the example user study (once, about 5 minutes), then serve it on this machine
+	@for seed in 1009 1019 1029; do $(RUN) notebooks/00_start_here.ipynb -p PERSON people:$$seed; done
+	@for run in runs/00_start_here/people-10[012]9-*; do one="$$run/restored/one-step"; \
+	  [ -d "$$one" ] || $(PY) -m lib.onestep "$$run/inputs" --output "$$one"; \
+	  [ -d "$$one-with-references" ] || $(PY) -m lib.onestep "$$run/inputs" --references "$$run/references" --output "$$one-with-references"; done
+	$(PY) -m lib.userstudy params/user_study.yaml $(ARGS)

@@ -167,3 +167,39 @@ class LandmarkWeightError(LandmarkError):
 
 class DegenerateLandmarksError(LandmarkError):
     """Collinear or coincident points, for which the best transform is not unique."""
+
+
+class StudyFileError(WorkbookError, ValueError):
+    """A file of a user study, or its pictures, that cannot be used."""
+
+
+class AnswerError(WorkbookError, ValueError):
+    """An answer of a participant that is refused; its subclasses say why."""
+
+
+class UnknownParticipantError(AnswerError):
+    """A token that no participant of this study has."""
+
+
+class UnknownTrialError(AnswerError):
+    """A trial, a picture or a choice that this participant does not have, or not yet."""
+
+
+class AnsweredError(AnswerError):
+    """A second, other answer to the same trial; the first one stands."""
+
+
+class TooFastError(AnswerError):
+    """A choice made before anybody can have looked."""
+
+
+class TooManyRequestsError(AnswerError):
+    """More requests than anybody needs who looks at pictures."""
+
+
+class StudyFullError(AnswerError):
+    """A newcomer when as many participants as were wanted have finished, or too many have begun."""
+
+
+class StoreError(WorkbookError, OSError):
+    """A store of answers, or a table made from it, that cannot be read, or is of another study."""

@@ -14,9 +14,11 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from lib import paths
 from lib.runs import pages, parameters
+from lib.user_study import study_file
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
-PARAMS = sorted(paths.PARAMS.glob("*.yaml"))
+STUDIES = sorted(path for path in paths.PARAMS.glob("*.yaml") if study_file.HEADER in yaml.safe_load(path.read_text()))
+PARAMS = sorted(set(paths.PARAMS.glob("*.yaml")) - set(STUDIES))
 MAIN = {
     "00_start_here",
     "01_degradation_synthesis",
@@ -66,6 +68,11 @@ def test_params_files_fit_the_notebook_they_name(path):
         known = parameters.declared(notebook)
         for name, value in parameters.from_file(path, notebook).items():
             assert parameters.conform(value, known[name].kind) == value
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_file_in_params_that_names_no_notebook_is_a_user_study(path):
+    assert study_file.read(path).parts and parameters.HEADER not in yaml.safe_load(path.read_text())
 
 
 @each_notebook

@@ -16,6 +16,7 @@ ARROWS = {
     "training": {"people", "degradation", "models", "metrics.landmark_distances"},
     "restoration": {"people", "models", "metrics.identity", "metrics.landmark_distances"},
     "studies": {"people", "degradation", "models", "metrics", "training", "restoration", "runs"},
+    "user_study": {"people", "metrics", "runs"},
     "runs": set(),
 }
 

@@ -8,6 +8,7 @@ import pandas as pd
 from lib import paths
 from lib.runs import figures, record
 from lib.studies import one_step, release_checks, statistics
+from lib.user_study import reports
 
 README = (paths.ROOT / "README.md").read_text()
 
@@ -50,6 +51,15 @@ def test_the_quality_is_the_recorded_one():
     table = re.search(r"<!-- quality -->\n(.*?)\n<!-- /quality -->", README, re.S).group(1)
     recorded = record.read(paths.RESULTS / "10_pretrain_tiny_system" / "record.json")["metrics"][0]
     assert table == figures.markdown(release_checks.against_thresholds(recorded))
+
+
+def test_the_user_studys_figures_are_the_recorded_ones():
+    words = re.search(r"<!-- load -->(.*?)<!-- /load -->", README, re.S).group(1)
+    (row,) = record.read(paths.RESULTS / "08_load" / "record.json")["metrics"]
+    assert " ".join(words.split()) == reports.load_words(row)
+    table = re.search(r"<!-- observers -->\n(.*?)\n<!-- /observers -->", README, re.S).group(1)
+    simulated = record.read(paths.RESULTS / "08_user_study" / "record.json")["metrics"]
+    assert table == figures.markdown(reports.promises(simulated))
 
 
 def stored(start):

@@ -6,7 +6,7 @@ from lib import paths
 from lib.runs import record
 
 RECORDS = sorted(paths.RESULTS.glob("*/record.json"))
-STUDIES = [file for file in RECORDS if "study" in file.parent.name]
+STUDIES = [file for file in RECORDS if file.parent.name.startswith("04_study")]
 PEOPLE = 16
 
 

@@ -197,11 +197,8 @@ def _read(path):
         raise ParameterError(f"Params file is not UTF-8: {path}: {error}. Remedy: save it as UTF-8 text.") from None
 
 
-def from_file(path, notebook):
-    """The parameters in a YAML file, without its header; of a file for several notebooks, without those of the others.
-
-    Raises ParameterError.
-    """
+def mapping(path):
+    """What a YAML file of parameters, or of a user study, holds: a dict. Raises ParameterError."""
     text = _read(Path(path))
     try:
         found = yaml.load(text, _Loader)
@@ -211,6 +208,15 @@ def from_file(path, notebook):
         ) from None
     if not isinstance(found, dict):
         raise ParameterError(f"Params file holds no parameters: {path}. Remedy: write lines of `NAME: value`.")
+    return found
+
+
+def from_file(path, notebook):
+    """The parameters in a YAML file, without its header; of a file for several notebooks, without those of the others.
+
+    Raises ParameterError.
+    """
+    found = mapping(path)
     meant = found.pop(HEADER, notebook.stem)
     meant = meant if isinstance(meant, list) else [meant]
     if notebook.stem not in meant:

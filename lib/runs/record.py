@@ -31,6 +31,8 @@ PACKAGES = (
     "scikit-image",
     "insightface",
     "onnxruntime",
+    "statsmodels",
+    "choix",
 )
 KINDS = {"notebook": str, "parameters": dict, "commit": dict, "seconds": dict, "metrics": list}
 FIELDS = ("notebook", "parameters", "seed", "device", "versions", "commit", "seconds", "peak_memory", "metrics")
