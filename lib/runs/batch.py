@@ -41,8 +41,9 @@ def run(client, notebook, jobs, folder, plan):
     Args: client, of dask.distributed; notebook, path; jobs, of `batch_table.jobs`; folder, of the batch; plan.
     Raises KeyboardInterrupt after what runs was ended, and BatchError where the scheduler or every worker is gone.
     """
-    plan.rows = batch_folder.rows_of(jobs, notebook)
-    waiting = deque(sorted((job for job in jobs if not _done(plan, job)), key=lambda job: _was_bad(folder, job)))
+    before = batch_folder.earlier(folder)
+    plan.rows = batch_folder.rows_of(jobs, notebook, before)
+    waiting = deque(sorted((job for job in jobs if not _done(plan, job)), key=lambda job: _was_bad(before, job)))
     running, later = {}, {}
     with batch_folder.Status(folder, plan.rows) as status, _bar(jobs, plan) as bar:
         try:
@@ -74,9 +75,9 @@ def _done(plan, job):
     return plan.rows[str(job.folder)]["state"] == "finished"
 
 
-def _was_bad(folder, job):
+def _was_bad(before, job):
     """Whether an earlier command had set this person aside: then it comes last."""
-    return batch_folder.earlier(folder).get(str(job.folder)) == "set aside"
+    return before.get(str(job.folder), {}).get("state") == "set aside"
 
 
 def _submit(client, notebook, job, plan):

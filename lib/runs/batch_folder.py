@@ -36,15 +36,20 @@ def relative(folder):
     return folder.relative_to(paths.RUNS).as_posix() if folder.is_relative_to(paths.RUNS) else str(folder)
 
 
-def rows_of(jobs, notebook):
-    """The status before anything runs, dict of run folder to row; what is finished, the runner itself says."""
-    new = {"tries": 0, "deaths": 0, "seconds": "", "worker": "", "error": "", "message": ""}
-    states = ["finished" if runner.is_finished(job.folder, notebook) else "waiting" for job in jobs]
-    return {
-        str(job.folder): new
-        | {"place": job.place, "person": job.person, "state": state, "folder": relative(job.folder)}
-        for job, state in zip(jobs, states)
-    }
+def rows_of(jobs, notebook, before):
+    """The status before anything runs, dict of run folder to row; what is finished, the runner itself says.
+
+    Args: jobs; notebook, path; before, of `earlier`, which knows how long the finished ones took.
+    """
+    return {str(job.folder): _row(job, notebook, before.get(str(job.folder), {})) for job in jobs}
+
+
+def _row(job, notebook, before):
+    facts = {"place": job.place, "person": job.person, "folder": relative(job.folder)}
+    new = {"state": "waiting", "tries": 0, "deaths": 0, "seconds": "", "worker": "", "error": "", "message": ""}
+    if not runner.is_finished(job.folder, notebook):
+        return new | facts
+    return new | (before if before.get("state") == "finished" else {}) | facts | {"state": "finished"}
 
 
 def read_status(folder):
@@ -56,11 +61,10 @@ def read_status(folder):
 
 
 def earlier(folder):
-    """What an earlier command wrote: dict of run folder to state; empty where there was none."""
+    """What an earlier command wrote: dict of run folder to row; empty where there was none."""
     if not (folder / STATUS).is_file():
         return {}
-    table = read_status(folder)
-    return {str(paths.RUNS / name): state for name, state in zip(table.folder, table.state)}
+    return {str(paths.RUNS / row["folder"]): row for row in read_status(folder).to_dict("records")}
 
 
 class Status:
@@ -93,13 +97,19 @@ def read(folder):
         raise BatchError(f"No batch: {folder}: {error}. Remedy: name a folder in runs/batches.") from None
 
 
+def _short(row):
+    """A failure in one line; the whole text is in the status."""
+    words = f"{row['error']}: {row['message']}".split(", kept in ")
+    return words[0] if len(words) == 1 else f"{words[0]}: {words[1].partition(': ')[2]}"[:300]
+
+
 def report(folder, rows, stopped=""):
     """Prints what came of everybody, and where it lies."""
     counts = Counter(row["state"] for row in rows)
     print(", ".join(f"{count} {state}" for state, count in counts.items()))
     for row in rows:
         if row["state"] in ("failed", "set aside"):
-            print(f"  {row['state']}: {row['person']} ({row['place']}): {row['error']}: {row['message']}")
+            print(f"  {row['state']}: {row['person']} ({row['place']}): {_short(row)}")
     if counts["finished"] < len(rows):
         why = f"Stopped: {stopped}. " if stopped else ""
         print(f"{why}Remedy: repair what is named above; the same command runs only what is not finished.")

@@ -17,6 +17,7 @@ from lib.errors import NotebookError, ParameterError
 from lib.runs import ranges
 
 SCALARS = {"int": int, "float": (int, float), "str": str, "bool": bool}
+ROW = "the table"  # where a value comes from that is a cell of a row
 HEADER = "notebook"  # the key of a params file that names the notebook it is for, or a list of several
 LARGEST_FILE = 2**20  # bytes of a params file
 
@@ -254,7 +255,7 @@ def resolve_rows(notebook, files=(), typed=(), here=True):
     known = declared(notebook)
     given = {name: (value, str(path)) for path in files for name, value in from_file(path, notebook).items()}
     given |= {name: (text, "-p") for name, text in typed}
-    return lambda row: _resolved(notebook, known, given | {name: (text, "-p") for name, text in row.items()}, here)
+    return lambda row: _resolved(notebook, known, given | {name: (text, ROW) for name, text in row.items()}, here)
 
 
 def _resolved(notebook, known, given, here):
@@ -274,7 +275,7 @@ def _resolved(notebook, known, given, here):
 def _checked(one, given, here=True):
     value, where = given
     try:
-        value = conform(from_text(value, one.kind) if where == "-p" else value, one.kind)
+        value = conform(from_text(value, one.kind) if where in ("-p", ROW) else value, one.kind)
     except TypeError as error:
         raise ParameterError(
             f"Mistyped parameter: {one.name} from {where}: {error}. Remedy: give {one.kind} ({one.comment})."
