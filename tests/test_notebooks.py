@@ -16,7 +16,7 @@ from lib import paths
 from lib.runs import pages, parameters
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
-PARAMS = sorted(paths.PARAMS.glob("*.yaml"))
+PARAMS = sorted(set(paths.PARAMS.glob("*.yaml")) - {paths.PARAMS / "slurm.yaml"})  # which holds no parameters
 MAIN = {
     "00_start_here",
     "01_degradation_synthesis",

@@ -93,7 +93,11 @@ def _save(table, part, form):
 
 def read(file):
     """One of the tables that `write` made, from its file."""
-    return pd.read_parquet(file) if Path(file).suffix == ".parquet" else pd.read_csv(file, na_values=[""], keep_default_na=False)
+    return (
+        pd.read_parquet(file)
+        if Path(file).suffix == ".parquet"
+        else pd.read_csv(file, na_values=[""], keep_default_na=False)
+    )
 
 
 def worst(table, count=5, metric="identity", arm=None):
