@@ -11,7 +11,7 @@ import pandas as pd
 
 from lib import paths
 from lib.errors import BatchError
-from lib.runs import folders, record, runner
+from lib.runs import folders, record
 
 BATCHES = "batches"
 FILE, STATUS = "batch.json", "status.csv"
@@ -45,6 +45,8 @@ def rows_of(jobs, notebook, before):
 
 
 def _row(job, notebook, before):
+    from lib.runs import runner  # takes seconds, which who only reads a status need not wait
+
     facts = {"place": job.place, "person": job.person, "folder": relative(job.folder)}
     new = {"state": "waiting", "tries": 0, "deaths": 0, "seconds": "", "worker": "", "error": "", "message": ""}
     if not runner.is_finished(job.folder, notebook):

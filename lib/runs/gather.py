@@ -4,6 +4,7 @@
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def people(folder):
     status = batch_folder.read_status(folder)
     rows = []
     for row in status.itertuples():
-        seconds = float(row.seconds) if row.seconds else None  # unknown where an earlier command ran the person
+        seconds = float(row.seconds) if row.seconds else _duration(row)
         known = dict(batch=Path(folder).name, person=row.person, run=row.folder, state=row.state, tries=int(row.tries))
         known |= dict(deaths=int(row.deaths), error=row.error, message=row.message, seconds=seconds)
         rows.append(known | (_facts(_record(row), seconds) if row.state == "finished" else {}))
@@ -38,6 +39,13 @@ def people(folder):
 
 def _record(row):
     return record.read(paths.RUNS / row.folder / record.FILE)
+
+
+def _duration(row):
+    """Seconds that papermill wrote into the notebook of a run that another batch, or nobody's, had finished before."""
+    notebook = next((paths.RUNS / row.folder).glob("*.ipynb"), None) if row.state == "finished" else None
+    facts = json.loads(notebook.read_text(encoding="utf-8"))["metadata"].get("papermill", {}) if notebook else {}
+    return facts.get("duration")
 
 
 def _facts(found, seconds):

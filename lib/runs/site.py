@@ -78,26 +78,32 @@ def _failed(runs):
 
 def _finished(path, runs):
     found, folder = record.read(path), path.parent
-    table = pd.DataFrame(found["metrics"])
-    means = {}
-    if {"metric", "value", "arm"} <= set(table):
-        values = table.assign(value=table["value"].astype(float)).groupby(["arm", "metric"], sort=False)["value"].mean()
-        means = {
-            f"{label}, {arm}": values[arm, key] for arm, key in values.index for k, label in METRICS.items() if k == key
-        }
+    arm, means = _means(pd.DataFrame(found["metrics"]))
     pictures = sorted(folder.glob("restored/*.png"))[:SHOWN]
     return _run(folder, str(found["parameters"].get("PERSON", folder.name))) | {
         "state": "finished",
         "source": _notebook(folder),
         "pictures": pictures,
         "means": means,
+        "arm": arm,
         "seconds": sum(found["seconds"].values()),
         "commit": (found["commit"]["id"] or "unknown")[:8],
     }
 
 
+def _means(table):
+    """The tuned arm of a run, which its record has last, and the means over pictures, blind and tuned, by label."""
+    if not {"metric", "value", "arm"} <= set(table):
+        return "", {}
+    arm = table.arm.iloc[-1]
+    values = table.assign(value=table["value"].astype(float)).groupby(["metric", "arm"])["value"].mean()
+    kinds = {"blind": "blind"} | ({"tuned": arm} if arm != "blind" else {})
+    labels = ((f"{label}, {kind}", (metric, one)) for metric, label in METRICS.items() for kind, one in kinds.items())
+    return arm, {label: values[key] for label, key in labels if key in values.index}
+
+
 def _unfinished(folder, error):
-    nothing = {"pictures": [], "means": {}, "seconds": None, "commit": ""}
+    nothing = {"pictures": [], "means": {}, "arm": "", "seconds": None, "commit": ""}
     person = folder.name.rpartition("-")[0].replace("people-", "people:")
     return _run(folder, person) | nothing | {"state": error, "source": _partial(folder)}
 
