@@ -4,6 +4,7 @@ A tiny person is one drawn picture, to whose pixels a few numbers are fitted by 
 every step: a run that resumes and one that was never interrupted must agree in every bit.
 """
 
+import csv
 import json
 import os
 import random
@@ -153,6 +154,36 @@ def main(people, kills, output=None, every=6.0):
     return found
 
 
+def scaling(people, output=None):
+    """Efficiency of one and two workers, and what the batch adds to a run, from the times in their statuses."""
+    folder = Path(os.environ.get("SOAK_FOLDER") or "/tmp/soak")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_inputs(folder, people)
+    found = {"people": people}
+    for workers in (1, 2, 1, 2):
+        runs = folder / f"workers{workers}"
+        shutil.rmtree(runs, ignore_errors=True)
+        began = time.monotonic()
+        assert start(folder, runs, where=("--workers", str(workers), "--threads", "1")).wait() == 0
+        wall = time.monotonic() - began
+        with next(runs.glob("batches/*/status.csv")).open() as stream:
+            rows = list(csv.DictReader(stream))
+        first, last = (f(float(r["started"]) + k * float(r["seconds"]) for r in rows) for f, k in ((min, 0), (max, 1)))
+        one = {"command": wall, "people": last - first, "seconds": [float(row["seconds"]) for row in rows]}
+        found.setdefault(f"{workers} workers", []).append(one)
+    one, two = (min(found[f"{n} workers"], key=lambda each: each["people"]) for n in (1, 2))
+    found["efficiency of 2 workers"] = one["people"] / two["people"] / 2
+    found["added to a run"] = one["people"] / sum(one["seconds"]) - 1
+    found["start and end (s)"] = two["command"] - two["people"]
+    print(json.dumps({name: value for name, value in found.items() if "workers" not in name[:9]}, indent=1))
+    if output:
+        Path(output).write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if sys.argv[1] == "scaling":
+        sys.exit(not scaling(int(sys.argv[2]), *sys.argv[3:]))
     main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

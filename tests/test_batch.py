@@ -165,7 +165,7 @@ def stub(path, values, limit=None):
     found = SAYS[person].pop(0) if SAYS.get(person) else {"state": "finished", "folder": ""}
     if isinstance(found, Exception):
         raise found
-    return {"error": "", "message": "", "seconds": 1.0, "worker": 1, "folder": ""} | found
+    return {"error": "", "message": "", "started": 1.0, "seconds": 1.0, "worker": 1, "folder": ""} | found
 
 
 @pytest.fixture

@@ -115,7 +115,9 @@ def _settle(plan, job, future):
     if found["state"] == "busy":
         return "busy"
     row["tries"] += 1
-    row |= {name: found[name] for name in ("error", "message", "worker")} | {"seconds": round(found["seconds"], 3)}
+    row |= {name: found[name] for name in ("error", "message", "worker", "started")} | {
+        "seconds": round(found["seconds"], 3)
+    }
     if found["state"] == "disk full":
         plan.stopped = "the disk is full"
     if found["state"] == "finished":

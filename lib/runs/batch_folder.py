@@ -15,7 +15,7 @@ from lib.runs import folders, record
 
 BATCHES = "batches"
 FILE, STATUS = "batch.json", "status.csv"
-COLUMNS = ("place", "person", "state", "tries", "deaths", "seconds", "worker", "error", "message", "folder")
+COLUMNS = ("place", "person", "state", "tries", "deaths", "started", "seconds", "worker", "error", "message", "folder")
 EVERY = 2.0  # seconds at least between two writings of the status
 
 
@@ -48,7 +48,16 @@ def _row(job, notebook, before):
     from lib.runs import runner  # takes seconds, which who only reads a status need not wait
 
     facts = {"place": job.place, "person": job.person, "folder": relative(job.folder)}
-    new = {"state": "waiting", "tries": 0, "deaths": 0, "seconds": "", "worker": "", "error": "", "message": ""}
+    new = {
+        "state": "waiting",
+        "tries": 0,
+        "deaths": 0,
+        "started": "",
+        "seconds": "",
+        "worker": "",
+        "error": "",
+        "message": "",
+    }
     if not runner.is_finished(job.folder, notebook):
         return new | facts
     return new | (before if before.get("state") == "finished" else {}) | facts | {"state": "finished"}

@@ -13,12 +13,12 @@ _one = threading.Lock()  # a run sets its process's working folder and environme
 
 
 def run_person(notebook, values, limit=None):
-    """Runs one person; returns what came of it: state, folder, seconds, and of a failure the error's name and text.
+    """Runs one person; returns what came of it: state, folder, when, seconds, and a failure's error and text.
 
     Args: notebook, path as text; values, every parameter; limit, seconds, or None.
     """
     start = time.perf_counter()
-    found = {"folder": "", "error": "", "message": "", "ran": False}
+    found = {"folder": "", "error": "", "message": "", "ran": False, "started": round(time.time(), 3)}
     try:
         with _one:
             folder, found["ran"] = runner.run(Path(notebook), values, limit=limit, bar=False)

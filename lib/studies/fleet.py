@@ -1,11 +1,12 @@
 """What a fleet of GPUs costs on paper: people an hour, disk and memory are counted, waiting times simulated."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import simpy
+from scipy import stats
 
 STEPS = {"textual": 2500, "model": 800}  # of the paper at gamma 0.5 (notebook 22); Table II has twice the time without
 REFERENCES = 10
@@ -188,6 +189,12 @@ def gpus_for(traffic, target, hours=20, most=256, seed=0):
     raise ValueError(f"More than {most} GPUs. Remedy: allow a longer wait than {target} s.")
 
 
+def interval(means):
+    """The mean of several independent runs and its 95 % t interval: (mean, low, high)."""
+    found = stats.ttest_1samp(means, 0.0).confidence_interval(0.95)
+    return float(np.mean(means)), float(found.low), float(found.high)
+
+
 def makespan(seconds, workers, overhead=0.0):
     """The wall time of a batch: people in order, each to the first free worker; seconds and overhead of each."""
     world = simpy.Environment()
@@ -202,8 +209,3 @@ def makespan(seconds, workers, overhead=0.0):
         world.process(person(length))
     world.run()
     return world.now
-
-
-def exponential(traffic):
-    """The same traffic with exponential service times, for which M/M/c has a closed form."""
-    return replace(traffic, spread=None)
