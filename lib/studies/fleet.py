@@ -10,11 +10,7 @@ from scipy import stats
 
 STEPS = {"textual": 2500, "model": 800}  # of the paper at gamma 0.5 (notebook 22); Table II has twice the time without
 REFERENCES = 10
-UTILISATION = (
-    0.18,
-    0.30,
-    0.50,
-)  # share of a card's peak: low and high of the paper's own stages (`of_the_paper`), and between
+UTILISATION = (0.18, 0.30, 0.54)  # of the peak: low and high are those of the paper itself (`of_the_paper`)
 V100 = 15.7  # TFLOP per second at the peak of the paper's card in float32
 HALF, FULL = 2, 4  # bytes of a number in an adapter and in full weights
 READ = 1.0e9  # bytes per second at which personal weights come from a disk
