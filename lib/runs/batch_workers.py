@@ -110,7 +110,8 @@ def of_slurm(file):
     directives = [f"--gres=gpu:{gpus}"] if gpus else []
     settings["job_extra_directives"] = directives + settings.get("job_extra_directives", [])
     extra = ["--nthreads", "1", "--memory-limit", "0"] + (["--resources", f"{GPU}={gpus}"] if gpus else [])
-    cluster = jobqueue.SLURMCluster(**settings, processes=1, worker_extra_args=extra)
+    logs = paths.RUNS / "batches" / "slurm"
+    cluster = jobqueue.SLURMCluster(**settings, processes=1, worker_extra_args=extra, log_directory=str(logs))
     with cluster, Client(cluster) as client:
         cluster.scale(jobs=jobs)
         yield client
