@@ -360,6 +360,8 @@ def test_gathered_tables_are_written_and_read(tmp_path, runs, monkeypatch):
         writer = csv.DictWriter(stream, batch_folder.COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
+    people = [{"folder": row["folder"], "parameters": run["parameters"]} for row in rows]
+    record.write_json(folder / "batch.json", {"people": people})
     assert gather.main([str(folder), "-o", str(tmp_path / "out")]) == 0
     found = gather.read(tmp_path / "out" / "metrics.csv")
     assert gather.worst(found, 2).person.tolist() == ["b", "a"]

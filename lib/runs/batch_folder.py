@@ -24,7 +24,7 @@ def make(notebook, jobs, source):
     digest = hashlib.sha256("\n".join([notebook.name, *sorted(str(job.folder) for job in jobs)]).encode())
     folder = paths.child(paths.RUNS, BATCHES, f"{Path(source).stem.strip('*') or 'people'}-{digest.hexdigest()[:8]}")
     folders.make(folder)
-    people = [{"place": job.place, "person": job.person, "folder": relative(job.folder)} for job in jobs]
+    people = [{"person": job.person, "folder": relative(job.folder), "parameters": job.values} for job in jobs]
     batch = {"notebook": notebook.stem, "source": str(source), "commit": record.commit(), "people": people}
     record.write_json(folder / FILE, batch)
     return folder

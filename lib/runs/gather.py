@@ -21,18 +21,19 @@ OTHER = "everything else"  # the wall time of a run that no stage of its record 
 
 
 def people(folder):
-    """A row for each person of a batch: state, error, seconds, then the record's parameters, versions and stages.
+    """A row for each person of a batch: state, error, seconds, parameters, then versions and stages of its record.
 
-    Columns: batch, person, run (its folder below runs), state, tries, deaths, error, message, seconds; of a finished
-    run also each parameter by its NAME, "seconds STAGE", peak_memory (bytes), device, commit, dirty, "version PACKAGE".
+    Columns: batch, person, run (its folder below runs), state, tries, deaths, error, message, seconds, each parameter
+    by its NAME; of a finished run also "seconds STAGE", peak_memory (bytes), device, commit, dirty, "version PACKAGE".
     Args: folder, of the batch. Raises BatchError, and RecordError where a finished run's record is damaged.
     """
     status = batch_folder.read_status(folder)
-    rows = []
+    values, rows = {one["folder"]: one["parameters"] for one in batch_folder.read(folder)["people"]}, []
     for row in status.itertuples():
         seconds = float(row.seconds) if row.seconds else _duration(row)
         known = dict(batch=Path(folder).name, person=row.person, run=row.folder, state=row.state, tries=int(row.tries))
         known |= dict(deaths=int(row.deaths), error=row.error, message=row.message, seconds=seconds)
+        known |= {name: str(value) if isinstance(value, list) else value for name, value in values[row.folder].items()}
         rows.append(known | (_facts(_record(row), seconds) if row.state == "finished" else {}))
     return pd.DataFrame(rows)
 
@@ -56,8 +57,7 @@ def _facts(found, seconds):
     facts = {"peak_memory": found["peak_memory"], "device": found["device"]}
     facts |= {"commit": found["commit"]["id"], "dirty": found["commit"].get("dirty")}
     versions = {f"version {name}": value for name, value in found["versions"].items()}
-    values = {name: str(value) if isinstance(value, list) else value for name, value in found["parameters"].items()}
-    return values | stages | facts | versions
+    return stages | facts | versions
 
 
 def metrics(folder):
