@@ -219,11 +219,11 @@ def per_person(table, label):
     """
     figure, axis = plt.subplots(figsize=(6, 3), dpi=DPI, layout="constrained")
     places = range(table.shape[1])
-    for name, row in table.iterrows():
+    gap, below = 0.06 * np.ptp(table.to_numpy()), -np.inf
+    for name, row in table.sort_values(table.columns[-1]).iterrows():
         axis.plot(places, row, "o-", color="0.7", lw=0.8, ms=3)
-        axis.annotate(
-            f" {name}", (places[-1], row.iloc[-1]), fontsize=7, va="center", xytext=(4, 0), textcoords="offset points"
-        )
+        below = max(row.iloc[-1], below + gap)  # names do not lie on one another
+        axis.annotate(name, (places[-1] + 0.06, below), fontsize=7, va="center")
     half = stats.sem(table) * stats.t.ppf(0.975, max(1, len(table) - 1))
     axis.errorbar(places, table.mean(), yerr=half, fmt="D", color="C0", capsize=4, label="mean, 95 % interval")
     axis.set_xticks(places, table.columns, fontsize=8)
