@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import subprocess
+import warnings
 from contextlib import contextmanager
 
 import dask
@@ -42,6 +43,7 @@ def local(workers=1, threads=None, gpus=()):
     # A worker's death is counted by the batch, against the person that it had.
     settings = {"distributed.scheduler.allowed-failures": 0, "distributed.nanny.pre-spawn-environ": QUIET}
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "Port 8787 is already in use")  # dask takes another, which is printed
     with dask.config.set(settings):
         spec = SpecCluster(workers=spec, scheduler={"cls": Scheduler, "options": scheduler}, name="batch")
         with spec as cluster, Client(cluster) as client:
