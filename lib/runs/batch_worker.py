@@ -25,10 +25,9 @@ def run_person(notebook, values, limit=None):
         found |= {"state": "finished", "folder": str(folder)}
     except BusyError as error:
         found |= {"state": "busy", "message": str(error)}
-    except NoSpaceError as error:
-        found |= {"state": "disk full", "error": "NoSpaceError", "message": str(error)}
     except WorkbookError as error:
-        found |= {"state": "failed", "error": _name(error), "message": str(error)}
+        full = NoSpaceError.__name__ in (type(error).__name__, _name(error))  # found by the runner, or by the notebook
+        found |= {"state": "disk full" if full else "failed", "error": _name(error), "message": str(error)}
     return found | {"seconds": time.perf_counter() - start, "worker": os.getpid()}
 
 
