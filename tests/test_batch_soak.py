@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 
 
-def ended(process, status=0, within=240):
+def ended(process, status=0, within=480):
     assert process.wait(within) == status
 
 
