@@ -8,9 +8,11 @@ import argparse
 import sys
 import time
 from collections import deque
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 
 from distributed import KilledWorker, wait
+from distributed.comm import CommClosedError
 from tqdm.auto import tqdm
 
 from lib import checks
@@ -18,6 +20,7 @@ from lib.errors import BatchError, exit_status
 from lib.runs import batch_folder, batch_table, batch_worker, batch_workers, parameters, runner
 
 DEATHS = 3  # a person whose worker died so often is set aside
+GONE = "The scheduler is gone. Remedy: start it again; the same command goes on."
 BUSY = 5  # seconds until a run that another process is at is asked for again
 PATIENCE = 60  # seconds without any worker; a queue (Slurm) may take as long as it likes
 
@@ -65,6 +68,8 @@ def run(client, notebook, jobs, folder, plan):
                         later[time.monotonic() + BUSY] = job
                     status.write()
                     _show(bar, plan, len(running))
+        except (CommClosedError, CancelledError):  # nobody is there to be told to stop
+            raise BatchError(GONE) from None
         except BaseException:
             _end(client, running)
             raise
@@ -132,7 +137,7 @@ def _settle(plan, job, future):
 def _check_alive(client, plan, last):
     """Raises BatchError where the scheduler is gone, or where no worker was there for too long."""
     if client.status != "running":
-        raise BatchError("The scheduler is gone. Remedy: start it again; the same command goes on.")
+        raise BatchError(GONE)
     if plan.patience is not None and time.monotonic() - last > plan.patience:
         raise BatchError(f"No worker for {plan.patience:g} s. Remedy: start workers; the same command goes on.")
 

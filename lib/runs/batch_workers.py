@@ -42,12 +42,18 @@ def local(workers=1, threads=None, gpus=()):
     scheduler = {"host": "127.0.0.1", "port": 0, "dashboard": has_dashboard(), "dashboard_address": address}
     # A worker's death is counted by the batch, against the person that it had.
     settings = {"distributed.scheduler.allowed-failures": 0, "distributed.nanny.pre-spawn-environ": QUIET}
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", "Port 8787 is already in use")  # dask takes another, which is printed
+    _be_quiet()
     with dask.config.set(settings):
         spec = SpecCluster(workers=spec, scheduler={"cls": Scheduler, "options": scheduler}, name="batch")
         with spec as cluster, Client(cluster) as client:
             yield client
+
+
+def _be_quiet():
+    """What happens to workers and schedulers, the batch says itself."""
+    for name in ("distributed", "tornado.application", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "Port 8787 is already in use")  # dask takes another, which is printed
 
 
 def _options(threads, gpu):
@@ -82,6 +88,7 @@ def gpus():
 @contextmanager
 def of_scheduler(address):
     """A client of a scheduler that runs already, `tcp://host:8786`. Raises BatchError where none answers."""
+    _be_quiet()
     try:
         client = Client(address, timeout=WAIT)
     except (OSError, ValueError, TimeoutError) as error:
@@ -99,6 +106,7 @@ def of_slurm(file):
 
     Raises BatchError for a file that cannot be read, an unknown key, or where dask-jobqueue or sbatch is not there.
     """
+    _be_quiet()
     settings = _slurm_settings(file)
     try:
         jobqueue = importlib.import_module("dask_jobqueue")
