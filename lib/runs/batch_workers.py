@@ -51,7 +51,7 @@ def local(workers=1, threads=None, gpus=()):
 
 def _be_quiet():
     """What happens to workers and schedulers, the batch says itself."""
-    for name in ("distributed", "tornado.application", "asyncio"):
+    for name in ("distributed", "distributed.client", "tornado.application", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "Port 8787 is already in use")  # dask takes another, which is printed
 
