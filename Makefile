@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help environment workbook test lab study userstudy
+.PHONY: help environment workbook test lab batch site study userstudy
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
@@ -43,6 +43,12 @@ test: environment ## check the style, run the unit tests, then execute every not
 
 lab: environment ## open working copies of the notebooks in JupyterLab; on a server ARGS="--allow-root --no-browser --ip 0.0.0.0"
 	$(PY) -m lib.runs.lab $(ARGS)
+
+batch: environment ## run notebook 00 on five drawn people, two at a time (params/five_people.csv); PEOPLE=table.csv for others
+	$(PY) -m lib.batch notebooks/00_start_here.ipynb $(or $(PEOPLE),params/five_people.csv) -f params/batch.yaml --workers 2 $(ARGS)
+
+site: environment ## build a static site of the runs: an index with search and a page for each (runs/site/index.html)
+	$(PY) -m lib.runs.site $(ARGS)
 
 study: environment ## run the six arms on many people (params/study.yaml, tens of minutes)
 	$(RUN) notebooks/04_dual_pivot_ablation.ipynb -f params/study.yaml $(OPTIONS)

@@ -125,6 +125,18 @@ class RunError(WorkbookError, RuntimeError):
     """A notebook that did not run to its end."""
 
 
+class TimeLimitError(RunError):
+    """A run that was stopped: it took longer than it may, or its batch was."""
+
+
+class BusyError(RunError):
+    """A run that another process is at."""
+
+
+class BatchError(WorkbookError, ValueError):
+    """A table of people that holds bad rows, or workers that cannot run it."""
+
+
 class RecordError(WorkbookError, ValueError):
     """A record that cannot be written, read or compared."""
 

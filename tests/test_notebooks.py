@@ -17,8 +17,9 @@ from lib.runs import pages, parameters
 from lib.user_study import study_file
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
-STUDIES = sorted(path for path in paths.PARAMS.glob("*.yaml") if study_file.HEADER in yaml.safe_load(path.read_text()))
-PARAMS = sorted(set(paths.PARAMS.glob("*.yaml")) - set(STUDIES))
+YAML = {path: yaml.safe_load(path.read_text()) for path in sorted(paths.PARAMS.glob("*.yaml"))}
+STUDIES = [path for path, held in YAML.items() if study_file.HEADER in held]
+PARAMS = [path for path in YAML if path not in STUDIES and path.stem != "slurm"]  # slurm.yaml holds no parameters
 MAIN = {
     "00_start_here",
     "01_degradation_synthesis",

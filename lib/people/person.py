@@ -120,6 +120,19 @@ def load_folder(
     return Person(**card, references=crops, scorer=scorer, **_inputs(files, reader, crops))
 
 
+def check_folder(folder, references=None, inputs=None):
+    """Reads a person folder, its card and every picture, without aligning any. Raises as `load_folder`.
+
+    Args: folder (`paths.from_root`); references and inputs, at most so many, None for all.
+    Returns the card, a dict, and the PersonFiles.
+    """
+    folder = paths.from_root(folder)
+    facts = dict.fromkeys(("class_noun", "source", "terms", "real"))
+    card, files = _card_and_files(folder, (references, inputs), facts)
+    picture_folders.check_files(files)
+    return card, files
+
+
 def _card_and_files(folder, limits, facts):
     """The facts about the person, and the PersonFiles, of a person folder or of a plain one."""
     if not (folder / "person.yaml").exists() and not (folder / "references").is_dir():

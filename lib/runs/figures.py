@@ -212,6 +212,28 @@ def bars(table, label, lines):
     return described(figure, f"Bars, {label}: {'; '.join(names)}")
 
 
+def per_person(table, label):
+    """A line for each person over the columns of a table, and their means with 95 % t intervals. Returns a figure.
+
+    table: numbers, a row a person, two or more columns in the order they are drawn; label: of the axis.
+    """
+    figure, axis = plt.subplots(figsize=(6, 3), dpi=DPI, layout="constrained")
+    places = range(table.shape[1])
+    gap, below = 0.06 * np.ptp(table.to_numpy()), -np.inf
+    for name, row in table.sort_values(table.columns[-1]).iterrows():
+        axis.plot(places, row, "o-", color="0.7", lw=0.8, ms=3)
+        below = max(row.iloc[-1], below + gap)  # names do not lie on one another
+        axis.annotate(name, (places[-1] + 0.06, below), fontsize=7, va="center")
+    half = stats.sem(table) * stats.t.ppf(0.975, max(1, len(table) - 1))
+    axis.errorbar(places, table.mean(), yerr=half, fmt="D", color="C0", capsize=4, label="mean, 95 % interval")
+    axis.set_xticks(places, table.columns, fontsize=8)
+    axis.set_xlim(-0.3, places[-1] + 0.6)
+    axis.set_ylabel(label, fontsize=8)
+    axis.legend(fontsize=8)
+    ranges = [f"{name} {column.min():.3g} to {column.max():.3g}" for name, column in table.items()]
+    return described(figure, f"A line for each person, {label}: {'; '.join(ranges)}")
+
+
 def claim(words, holds, strict=True):
     """Prints a claim, or that it does not hold here; where `strict` (the committed run) that is an AssertionError."""
     assert holds or not strict, f"no longer holds: {words}"

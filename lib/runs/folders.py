@@ -4,27 +4,35 @@ import hashlib
 import json
 import os
 import re
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from lib import paths
-from lib.errors import RunError
+from lib.errors import BusyError, RunError
 
 RUNNER = "WORKBOOK_RUN_FOLDER"  # the environment variable in which the runner names a kernel's folder
 LIVE = "live"  # what is run by hand lies in runs/live, apart from the runner's finished runs
+LOCKS = ".locks"  # in runs: a file for each run folder that was ever written
 BLOCK, BLOCKS = 2**16, 64  # of a larger file so many bytes at so many places are read
 
 
-def folder_of(notebook, values, live=False):
+def folder_of(notebook, values, live=False, seen=None):
     """The run folder of a notebook: `runs/[live/]<notebook>/<person>-<short hash>/`.
 
     The hash is of the parameters and of the files that they name: with another photograph in a person's folder, or
     after the system was trained again, it is another run.
 
-    Args: notebook, its name without ending; values, dict of every parameter; live, for a run by hand.
+    Args: notebook, its name without ending; values, dict of every parameter; live, for a run by hand; seen, a dict of
+    fingerprints by path, for many folders in a row that name the same files.
     """
+    seen = {} if seen is None else seen
     texts = [text for value in values.values() for text in (value if isinstance(value, list) else [value])]
     named = [named_path(text) for text in texts]
-    files = [fingerprints(path) for path in named if path is not None]
+    for path in set(named) - {None} - set(seen):
+        seen[path] = fingerprints(path)
+    files = [seen[path] for path in named if path is not None]
     digest = hashlib.sha256("".join(json.dumps(what, sort_keys=True) for what in (values, *files)).encode())
     person = re.sub(r"\W+", "-", Path(str(values.get("PERSON") or "run")).name).strip("-")[:40] or "run"
     parts = (LIVE, notebook) if live else (notebook,)
@@ -53,6 +61,32 @@ def make(folder):
             f"Remedy: make {paths.display_path(paths.RUNS)} a folder that you may write to, "
             "or name another one in the environment variable WORKBOOK_RUNS."
         ) from None
+
+
+@contextmanager
+def held(folder):
+    """Inside the block no other process runs into this folder; the system frees it when this process dies.
+
+    Raises BusyError where another one does, RunError where the file system has no locks.
+    """
+    lock = FileLock(paths.RUNS / LOCKS / f"{folder.parent.name}-{folder.name}.lock")
+    make(Path(lock.lock_file).parent)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise BusyError(
+            f"Running already: {paths.display_path(folder)} is being written by another process. "
+            "Remedy: wait for it; the same command then says that the run is finished."
+        ) from None
+    except NotImplementedError:
+        raise RunError(
+            f"No file locks on {paths.display_path(paths.RUNS)}, so two runs could write into one folder. "
+            "Remedy: name a folder of another file system in the environment variable WORKBOOK_RUNS."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def named_path(text):

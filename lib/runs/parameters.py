@@ -17,6 +17,7 @@ from lib.errors import NotebookError, ParameterError
 from lib.runs import ranges
 
 SCALARS = {"int": int, "float": (int, float), "str": str, "bool": bool}
+ROW = "the table"  # where a value comes from that is a cell of a row
 HEADER = "notebook"  # the key of a params file that names the notebook it is for, or a list of several
 LARGEST_FILE = 2**20  # bytes of a params file
 
@@ -249,9 +250,21 @@ def resolve(notebook, files=(), typed=()):
     Args: `files` paths of YAML files, a later one wins; `typed` pairs (name, text), which win over files.
     Raises NotebookError, ParameterError, and the errors of lib.checks.
     """
+    return resolve_rows(notebook, files, typed)({})
+
+
+def resolve_rows(notebook, files=(), typed=(), here=True):
+    """A function from what a row of a table adds (dict of name to text) to every parameter, as `resolve` gives them.
+
+    The notebook and the files are read once. here: whether the runs will have this machine's devices.
+    """
     known = declared(notebook)
     given = {name: (value, str(path)) for path in files for name, value in from_file(path, notebook).items()}
     given |= {name: (text, "-p") for name, text in typed}
+    return lambda row: _resolved(notebook, known, given | {name: (text, ROW) for name, text in row.items()}, here)
+
+
+def _resolved(notebook, known, given, here):
     if unknown := [name for name in given if name not in known]:
         near = difflib.get_close_matches(str(unknown[0]), known, n=1)
         raise ParameterError(
@@ -262,18 +275,18 @@ def resolve(notebook, files=(), typed=()):
         raise ParameterError(
             f"Missing parameter: {', '.join(missing)} of {notebook.stem}. Remedy: give it with -p or -f."
         )
-    return {name: _checked(one, given.get(name, (one.default, "the notebook"))) for name, one in known.items()}
+    return {name: _checked(one, given.get(name, (one.default, "the notebook")), here) for name, one in known.items()}
 
 
-def _checked(one, given):
+def _checked(one, given, here=True):
     value, where = given
     try:
-        value = conform(from_text(value, one.kind) if where == "-p" else value, one.kind)
+        value = conform(from_text(value, one.kind) if where in ("-p", ROW) else value, one.kind)
     except TypeError as error:
         raise ParameterError(
             f"Mistyped parameter: {one.name} from {where}: {error}. Remedy: give {one.kind} ({one.comment})."
         ) from None
-    return value if value is None else ranges.check(one.name, value)
+    return value if value is None or (one.name == "DEVICE" and not here) else ranges.check(one.name, value)
 
 
 def is_default(notebook, variables):

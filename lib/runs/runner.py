@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 from contextlib import contextmanager
 
 import nbformat
@@ -18,36 +17,43 @@ import papermill
 from traitlets.config import Config
 
 from lib import paths
-from lib.errors import NoSpaceError, NotebookError, RecordError, RunError, exit_status
-from lib.runs import folders, pages, parameters, ranges, record
+from lib.errors import NoSpaceError, NotebookError, RecordError, RunError, TimeLimitError, exit_status
+from lib.runs import folders, kernels, pages, parameters, ranges, record
 
-LONGEST_SOCKETS = 85  # characters of a folder; with the names in it, a Unix socket's path may have 107
 STOPPING = ("SIGTERM", "SIGHUP")  # they end a run as Ctrl-C does
 
 
-def run(notebook, values, force=False):
+def run(notebook, values, force=False, **how):
     """Runs the notebook with all its parameters unless it is finished; returns (folder, whether it ran).
 
     Args: notebook, path; values, as `lib.runs.parameters.resolve` gives them; force, to empty the folder first.
     Without it, what an interrupted run left in the folder (checkpoints) is there for the notebook to resume from.
-    Raises ParameterError (a person or system that is not there), RunError, NoSpaceError.
+    how: limit, seconds after which the kernel is killed; bar, False for no progress bar.
+    Raises ParameterError (a person or system that is not there), RunError, BusyError, NoSpaceError.
     """
     ranges.check_places(values)
     folder = folders.folder_of(notebook.stem, values)
-    if not force and _is_finished(folder, notebook):
+    if not force and is_finished(folder, notebook):
         return folder, False
     folders.make(folder)
+    with folders.held(folder):
+        if not force and is_finished(folder, notebook):  # by another process, in between
+            return folder, False
+        _run(notebook, values, folder, force, how)
+    return folder, True
+
+
+def _run(notebook, values, folder, force, how):
     with _errors_named(notebook, folder):
         if force:
             paths.remove(folder)
             folders.make(folder)
-        partial = _execute(notebook, values, folder)
+        partial = _execute(notebook, values, folder, how)
         finished = pages.described(pages.still(parameters.load(partial)))
         pages.write_html(finished, folder / f"{notebook.stem}.html")
         finished.metadata.workbook = {"files": _files(folder, but=(partial, folder / notebook.name))}
         _write(finished, partial)
         os.replace(partial, folder / notebook.name)  # last: this file says that the run is finished
-    return folder, True
 
 
 def refresh(notebook):
@@ -68,7 +74,7 @@ def _files(folder, but):
     return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
 
 
-def _is_finished(folder, notebook):
+def is_finished(folder, notebook):
     """Whether the run ended and everything it wrote is there; says what is not."""
     executed = folder / notebook.name
     if not executed.is_file():
@@ -107,7 +113,13 @@ def _errors_named(notebook, folder):
             f"Interrupted: {notebook.stem} {_where(partial)}. Remedy: the same command resumes it."
         ) from None
     except Exception as error:
-        kind = NoSpaceError if paths.disk_full(error) else RunError
+        kind = (
+            NoSpaceError
+            if paths.disk_full(error)
+            else TimeLimitError
+            if isinstance(error, TimeLimitError)
+            else RunError
+        )
         raise kind(
             f"Not finished: {notebook.stem} {_where(partial)}: {_why(error)}. "
             "Remedy: repair that, then give the same command again."
@@ -118,7 +130,7 @@ def _partial(notebook, folder):
     return folder / f"{notebook.stem}.partial.ipynb"
 
 
-def _execute(notebook, values, folder):
+def _execute(notebook, values, folder, how={}):
     """Executes into `<notebook>.partial.ipynb` in the folder and returns its path, once the record bears it out."""
     partial = _partial(notebook, folder)
     paths.remove(partial)
@@ -127,23 +139,25 @@ def _execute(notebook, values, folder):
     if values:
         nb = parameters.with_values(pages.relinked(nb, notebook.parent, folder), values)
     _write(nb, partial)
-    _papermill(partial, notebook.parent, folder)
+    _papermill(partial, notebook.parent, folder, **how)
     _check_record(folder, values)
     return partial
 
 
-def _papermill(partial, home, folder):
+def _papermill(partial, home, folder, limit=None, bar=True):
     """Executes a notebook in its place, saved after each cell; `home` is the kernel's working folder."""
     logging.getLogger("papermill").setLevel(logging.ERROR)
     path = str(partial).replace("{", "{{").replace("}", "}}")  # papermill fills in names in braces
-    with _environment({folders.RUNNER: str(folder)}), _transport() as transport:
+    environment, bar = _environment({folders.RUNNER: str(folder)}), bar and {"desc": partial.stem.split(".partial")[0]}
+    with environment, kernels.transport() as transport, kernels.limited(folder, limit):
         papermill.execute_notebook(
             path,
             path,
             kernel_name="python3",
             cwd=home,
-            config=Config({"KernelManager": transport}),
-            progress_bar={"desc": partial.stem.removesuffix(".partial")},
+            kernel_manager_class=kernels.Kernel,
+            config=Config({"KernelManager": transport, "Kernel": {"folder": str(folder)}}),
+            progress_bar=bar,
         )
 
 
@@ -157,20 +171,6 @@ def _environment(variables):
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-@contextmanager
-def _transport():
-    """How the runner talks to its kernel: sockets in a folder of its own, which no other run can take.
-
-    Ports of TCP can be taken by another run in the same second; they serve where no folder's name is short enough.
-    """
-    short = [folder for folder in (tempfile.gettempdir(), "/tmp") if len(folder) <= LONGEST_SOCKETS]
-    if not short or not os.access(short[0], os.W_OK):
-        yield {}
-        return
-    with tempfile.TemporaryDirectory(dir=short[0], ignore_cleanup_errors=True) as sockets:
-        yield {"transport": "ipc", "ip": f"{sockets}/k"}
 
 
 def _check_record(folder, values):
@@ -243,7 +243,7 @@ def main(words=None):
     """The command; returns its exit status."""
     given = _arguments(words)
     try:
-        with _stopping_as_ctrl_c():
+        with stopping_as_ctrl_c():
             status = exit_status(lambda: _list(given.notebook) if given.list else _obey(given))
         sys.stdout.flush()
         return status
@@ -253,7 +253,7 @@ def main(words=None):
 
 
 @contextmanager
-def _stopping_as_ctrl_c():
+def stopping_as_ctrl_c():
     """Inside the block TERM and HUP end a run as Ctrl-C does, unless the caller has set them already (nohup)."""
     here = [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]
     changed = [one for one in here if signal.getsignal(one) == signal.SIG_DFL]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from urllib.parse import quote
 
+from filelock import FileLock
 from tqdm.auto import tqdm
 
 from lib import paths
@@ -84,13 +85,20 @@ def prior_data(B, person, count, recipe, steps=50, precision=Precision()):
 def class_images(B, prompt, count, steps=50, precision=Precision()):
     """Generated class images (count, 3, S, S), kept in `runs/class_images`: generated once for all people of a class.
 
-    At full size 200 of them need twice the arithmetic of both pivots. An interruption keeps those that are finished.
+    At full size 200 of them need twice the arithmetic of both pivots. An interruption keeps those that are finished; a
+    batch's other workers wait for the one that generates.
     """
     folder = paths.RUNS / "class_images" / f"{B.fingerprint()} {quote(prompt, safe=' ')} {steps} {precision.dtype}"
     files = [folder / f"{seed}.png" for seed in range(count)]
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        _generate_missing(B, prompt, files, steps, precision)
+    return to_tensor([load_picture(file) for file in files])
+
+
+def _generate_missing(B, prompt, files, steps, precision):
     move_to_device(B)
     missing = [seed for seed, file in enumerate(files) if not file.is_file()]
     for seeds in tqdm([missing[i : i + 4] for i in range(0, len(missing), 4)], desc=prompt, disable=not missing):
         for seed, picture in zip(seeds, generate(B, prompt, seeds, steps, precision=precision)):
             save_picture(files[seed], picture)
-    return to_tensor([load_picture(file) for file in files])

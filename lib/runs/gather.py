@@ -1,0 +1,150 @@
+"""The runs of one batch as two tidy tables, made from their records: a row a person, and a row a metric of a picture.
+
+`python -m lib.runs.gather BATCH [-o FOLDER] [--format parquet]`
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import pandas as pd
+
+from lib import paths
+from lib.errors import BatchError, RecordError, exit_status
+from lib.runs import batch_folder, record
+
+FORMATS = ("csv", "parquet")
+PEOPLE, METRICS = "people", "metrics"
+OTHER = "everything else"  # the wall time of a run that no stage of its record names
+
+
+def people(folder):
+    """A row for each person of a batch: state, error, seconds, parameters, then versions and stages of its record.
+
+    Columns: batch, person, run (its folder below runs), state, tries, deaths, error, message, seconds, each parameter
+    by its NAME; of a finished run also "seconds STAGE", peak_memory (bytes), device, commit, dirty, "version PACKAGE".
+    Args: folder, of the batch. Raises BatchError, and RecordError where a finished run's record is damaged.
+    """
+    status = batch_folder.read_status(folder)
+    values, rows = {one["folder"]: one["parameters"] for one in batch_folder.read(folder)["people"]}, []
+    for row in status.itertuples():
+        seconds = float(row.seconds) if row.seconds else _duration(row)
+        known = dict(batch=Path(folder).name, person=row.person, run=row.folder, state=row.state, tries=int(row.tries))
+        known |= dict(deaths=int(row.deaths), error=row.error, message=row.message, seconds=seconds)
+        known |= {name: str(value) if isinstance(value, list) else value for name, value in values[row.folder].items()}
+        rows.append(known | (_facts(_record(row), seconds) if row.state == "finished" else {}))
+    return pd.DataFrame(rows)
+
+
+def _record(row):
+    return record.read(paths.RUNS / row.folder / record.FILE)
+
+
+def _duration(row):
+    """Seconds that papermill wrote into the notebook of a run that another batch, or nobody's, had finished before."""
+    notebook = next((paths.RUNS / row.folder).glob("*.ipynb"), None) if row.state == "finished" else None
+    facts = json.loads(notebook.read_text(encoding="utf-8"))["metadata"].get("papermill", {}) if notebook else {}
+    return facts.get("duration")
+
+
+def _facts(found, seconds):
+    """What a record says of its run as a whole, flat."""
+    stages = {f"seconds {stage}": value for stage, value in found["seconds"].items()}
+    if seconds is not None and stages:
+        stages[f"seconds {OTHER}"] = seconds - sum(stages.values())
+    facts = {"peak_memory": found["peak_memory"], "device": found["device"]}
+    facts |= {"commit": found["commit"]["id"], "dirty": found["commit"].get("dirty")}
+    versions = {f"version {name}": value for name, value in found["versions"].items()}
+    return stages | facts | versions
+
+
+def metrics(folder):
+    """A row for each row of metrics in the records of a batch's finished runs, with batch, person and run in front."""
+    status = batch_folder.read_status(folder)
+    batch = Path(folder).name
+    finished = status[status.state == "finished"]
+    return pd.DataFrame(
+        {"batch": batch, "person": row.person, "run": row.folder} | found
+        for row in finished.itertuples()
+        for found in _record(row)["metrics"]
+    )
+
+
+def write(folder, output=None, form="csv", pictures=0):
+    """Writes both tables, `people.csv` and `metrics.csv` or .parquet; returns their paths.
+
+    Args: folder, of the batch; output, a folder (the batch's own); form, one of FORMATS; pictures, of how many people
+    to copy the restored pictures: those with the least identity.
+    Raises BatchError, RecordError, NoSpaceError.
+    """
+    output = Path(output or folder)
+    tables = {PEOPLE: people(folder), METRICS: metrics(folder)}
+    for name, table in tables.items():
+        with paths.atomic_write(output / f"{name}.{form}") as part:
+            _save(table, part, form)
+    for run in worst(tables[METRICS], pictures)["run"] if pictures else []:
+        _copy_pictures(run, output / "pictures")
+    return [output / f"{name}.{form}" for name in tables]
+
+
+def _save(table, part, form):
+    if form == "csv":
+        table.to_csv(part, index=False)
+        return
+    try:
+        table.to_parquet(part, index=False)
+    except ImportError:
+        raise BatchError("Parquet needs pyarrow. Remedy: pip install -e '.[cluster]', or --format csv.") from None
+
+
+def read(file):
+    """One of the tables that `write` made, from its file."""
+    return (
+        pd.read_parquet(file)
+        if Path(file).suffix == ".parquet"
+        else pd.read_csv(file, na_values=[""], keep_default_na=False)
+    )
+
+
+def worst(table, count=5, metric="identity", arm=None):
+    """The people with the least mean of a metric: a table of person, run and value, worst first.
+
+    Args: table, of `metrics`; count; metric; arm (the last that a record has, which is the tuned one).
+    """
+    rows = table[table.metric == metric]
+    arm = arm or rows.arm.iloc[-1]
+    means = rows[rows.arm == arm].groupby(["person", "run"], as_index=False)["value"].mean()
+    return means.nsmallest(count, "value").reset_index(drop=True)
+
+
+def _copy_pictures(run, output):
+    """The restored pictures of a run at their own size, under the name of the run."""
+    for file in sorted((paths.RUNS / run / "restored").glob("*.png")):
+        picture = cv2.imread(str(file))
+        if picture is not None:
+            with paths.atomic_write(output / f"{Path(run).name}-{file.name}") as part:
+                cv2.imwrite(str(part), picture, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+
+
+def main(words=None):
+    """The command; returns its exit status."""
+    parser = argparse.ArgumentParser("python -m lib.runs.gather", description="Gather the runs of one batch.")
+    parser.add_argument("batch", help="its folder, runs/batches/NAME")
+    parser.add_argument("-o", "--output", help="folder of the tables (the batch's own)")
+    parser.add_argument("--format", choices=FORMATS, default="csv")
+    parser.add_argument("--pictures", type=int, default=0, help="restored pictures of so many worst people as well")
+    given = parser.parse_args(words)
+    return exit_status(lambda: [print(paths.display_path(file)) for file in _gather(given)])
+
+
+def _gather(given):
+    try:
+        return write(given.batch, given.output, given.format, given.pictures)
+    except RecordError as error:
+        raise BatchError(f"A run of the batch is damaged: {error}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

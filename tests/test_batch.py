@@ -1,0 +1,369 @@
+"""A batch: a table refused whole, every person a run of its own, and nobody taken down by another."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+from distributed import Client, KilledWorker
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image
+
+import lib.batch
+from lib import paths
+from lib.errors import BatchError, BusyError, MissingPicturesError, PackError, PictureError, TimeLimitError
+from lib.runs import (
+    batch,
+    batch_folder,
+    batch_table,
+    batch_worker,
+    batch_workers,
+    folders,
+    gather,
+    parameters,
+    record,
+    runner,
+)
+
+PARAMETERS = """# What a reader changes first
+PERSON: str = "people:1009"  # who
+STEPS: int = 3  # how many
+"""
+WRITE = """import os
+from lib.runs.record import Record
+values = {"PERSON": PERSON, "STEPS": STEPS}
+record = Record("small", values, 0, "cpu", os.environ["WORKBOOK_RUN_FOLDER"])
+with record.stage("tuning"):
+    for arm in ("blind", "dual pivot"):
+        record.add(metric="identity", arm=arm, image=0, value=STEPS / 10)
+print(os.environ["OMP_NUM_THREADS"], os.environ.get("CUDA_VISIBLE_DEVICES"))
+record.write()"""
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def small(tmp_path):
+    return notebook(tmp_path / "small.ipynb")
+
+
+def notebook(path, *cells):
+    """A small notebook that does what these cells say and writes its record."""
+    made = [new_markdown_cell("# Small"), new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
+    made += [new_code_cell(cell) for cell in (*cells, WRITE)]
+    kernel = {"name": "python3", "display_name": "python3", "language": "python"}
+    nbformat.write(new_notebook(cells=made, metadata={"kernelspec": kernel}), path)
+    return path
+
+
+def table(path, *rows):
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+# ---- the table
+
+
+def test_every_bad_row_is_named_at_once_and_nothing_was_made(small, tmp_path, runs, capsys):
+    people = table(tmp_path / "p.csv", "PERSON,STEPS", "people:1009,1", "people:1019,x", "nobody,1", "people:1009,1")
+    assert lib.batch.main([str(small), str(people)]) == 1
+    says = capsys.readouterr().err
+    assert "3 rows of 4 cannot run" in says and not runs.exists()
+    assert "line 3: ParameterError: Mistyped parameter: STEPS from the table: 'x'" in says
+    assert "line 4: ParameterError: No such person: 'nobody'" in says
+    assert "line 5: BatchError: The same run as line 2" in says
+
+
+@pytest.mark.parametrize(
+    "rows, says",
+    [
+        (["PERSON,STPES", "people:1009,1"], "Unknown parameter: STPES from the table.*did you mean STEPS"),
+        (["PERSON,PERSON", "people:1009,people:1019"], "twice or without a name: PERSON"),
+        (["PERSON,STEPS", "people:1009"], "Not 2 cells.*line 2"),
+        (["PERSON"], "No rows"),
+        (["PERSON", '"people:1009'], "Not CSV"),
+        (["PERSON,STEPS", "people:1009,-1"], "STEPS out of range"),
+        (["PERSON", "people:abc"], "No such person"),
+    ],
+)
+def test_a_table_that_cannot_run_is_refused(small, tmp_path, rows, says):
+    with pytest.raises(BatchError, match=f"(?s){says}"):
+        batch_table.jobs(small, batch_table.read(table(tmp_path / "p.csv", *rows)))
+
+
+def test_a_row_wins_over_files_and_an_empty_cell_leaves_the_rest(small, tmp_path):
+    (tmp_path / "p.yaml").write_text("STEPS: 7")
+    rows = batch_table.read(table(tmp_path / "p.csv", "\ufeffPERSON, STEPS", "people:1009,", "", "people:1009,8"))
+    found = batch_table.jobs(small, rows, [tmp_path / "p.yaml"])
+    assert [job.values["STEPS"] for job in found] == [7, 8] and found[1].place == "line 4"
+    assert found[1].folder == folders.folder_of("small", found[1].values)
+    with pytest.raises(BatchError, match="STEPS is a column, and is given with -p too"):
+        batch_table.jobs(small, rows[1:], (), [("STEPS", "1")])
+
+
+def test_a_gpu_of_another_machine_is_not_looked_for_here():
+    rows = [("line 2", {"DEVICE": "cuda"})]
+    assert batch_table.jobs(parameters.find("00_start_here"), rows, here=False)[0].values["DEVICE"] == "cuda"
+
+
+def test_a_folder_of_person_folders_and_a_glob_are_tables(tmp_path):
+    for name in ("ada", "bo", ".hidden"):
+        (tmp_path / "all" / name / "references").mkdir(parents=True)
+    both = [{"PERSON": str(tmp_path / "all" / name)} for name in ("ada", "bo")]
+    assert [row for _, row in batch_table.read(tmp_path / "all")] == both
+    assert [row for _, row in batch_table.read(str(tmp_path / "all" / "b*"))] == both[1:]
+    for nobody in (tmp_path / "all" / "ada", tmp_path / "none" / "*", tmp_path / "all" / "bo" / "references"):
+        with pytest.raises(BatchError, match="No person folders"):
+            batch_table.read(str(nobody))
+
+
+def test_person_folders_are_opened_before_anything_runs(tmp_path):
+    folder = tmp_path / "ada"
+    (folder / "references").mkdir(parents=True)
+    (folder / "person.yaml").write_text("name: ada\nclass_noun: woman\nsource: s\nterms: t\nreal: true\n")
+    values = {"PERSON": str(folder), "SCORER": "", "INPUTS": 2}
+    with pytest.raises(MissingPicturesError):
+        lib.batch.check_person(values)
+    for number in range(3):
+        Image.new("RGB", (128, 128), (90, 60, 40)).save(folder / "references" / f"{number}.png")
+    with pytest.raises(PackError, match="without a recogniser"):
+        lib.batch.check_person(values)
+    with pytest.raises(MissingPicturesError, match="No inputs"):
+        lib.batch.check_person(values | {"SCORER": "x"})
+    (folder / "references" / "1.png").write_bytes(b"broken")
+    with pytest.raises(PictureError):
+        lib.batch.check_person(values)
+    lib.batch.check_person({"PERSON": "people:1009", "SCORER": ""})
+
+
+# ---- the loop, on workers inside this process
+
+
+@pytest.fixture(scope="module")
+def client():
+    with Client(processes=False, n_workers=2, threads_per_worker=1, dashboard_address=None) as one:
+        yield one
+
+
+SAYS, ASKED = {}, []  # what the worker says of each person, try by try, and who was run
+
+
+def stub(path, values, limit=None):
+    """Stands for `batch_worker.run_person`; dask finds it by its name, so that it changes these very lists."""
+    person = values["PERSON"]
+    ASKED.append(person)
+    found = SAYS[person].pop(0) if SAYS.get(person) else {"state": "finished", "folder": ""}
+    if isinstance(found, Exception):
+        raise found
+    return {"error": "", "message": "", "started": 1.0, "seconds": 1.0, "worker": 1, "folder": ""} | found
+
+
+@pytest.fixture
+def outcomes(monkeypatch):
+    SAYS.clear()
+    ASKED.clear()
+    monkeypatch.setattr(batch_worker, "run_person", stub)
+    monkeypatch.setattr(batch, "BUSY", 0.2)
+    return SAYS, ASKED
+
+
+def go(client, small, people, **plan):
+    jobs = batch_table.jobs(small, [(f"line {n}", {"PERSON": person}) for n, person in enumerate(people)])
+    folder = batch_folder.make(small, jobs, "p.csv")
+    rows = batch.run(client, small, jobs, folder, batch.Plan(**plan))
+    assert [dict(row) for row in csv.DictReader((folder / "status.csv").open())] == [
+        {name: str(row[name]) for name in batch_folder.COLUMNS} for row in rows
+    ]
+    return {row["person"]: row for row in rows}, folder
+
+
+FAILED = {"state": "failed", "error": "PictureError", "message": "bad"}
+PEOPLE = [f"people:{n}9" for n in range(100, 106)]
+
+
+def test_a_failing_person_is_tried_again_and_takes_nobody_down(client, small, outcomes):
+    says, asked = outcomes
+    says[PEOPLE[0]], says[PEOPLE[1]] = [FAILED], [FAILED] * 3
+    rows, _ = go(client, small, PEOPLE, retries=2)
+    assert [rows[person]["state"] for person in PEOPLE] == ["finished", "failed", *["finished"] * 4]
+    assert (rows[PEOPLE[0]]["tries"], rows[PEOPLE[1]]["tries"]) == (2, 3) and len(asked) == 6 + 1 + 2
+    assert rows[PEOPLE[1]]["error"] == "PictureError" and rows[PEOPLE[0]]["error"] == ""
+
+
+def test_a_person_whose_worker_dies_again_and_again_is_set_aside_and_comes_last_next_time(client, small, outcomes):
+    says, asked = outcomes
+    died = KilledWorker("task", SimpleNamespace(address="tcp://gone"), 0)
+    says[PEOPLE[0]], says[PEOPLE[1]] = [died] * batch.DEATHS, [died] * (batch.DEATHS - 1)
+    rows, _ = go(client, small, PEOPLE)
+    assert rows[PEOPLE[0]]["state"] == "set aside" and "died 3 times" in rows[PEOPLE[0]]["message"]
+    assert {rows[person]["state"] for person in PEOPLE[1:]} == {"finished"}
+    asked.clear()
+    rows, _ = go(client, small, PEOPLE)
+    assert asked[-1] == PEOPLE[0] and rows[PEOPLE[0]]["state"] == "finished"
+
+
+def test_a_run_that_another_batch_is_at_is_asked_for_later(client, small, outcomes):
+    says, asked = outcomes
+    says[PEOPLE[0]] = [{"state": "busy"}] * 2
+    rows, _ = go(client, small, PEOPLE[:3])
+    assert asked.count(PEOPLE[0]) == 3 and rows[PEOPLE[0]]["state"] == "finished" and rows[PEOPLE[0]]["tries"] == 1
+
+
+def test_a_full_disk_stops_the_batch(client, small, outcomes, capsys):
+    says, asked = outcomes
+    says[PEOPLE[0]] = [{"state": "disk full", "error": "NoSpaceError", "message": "full"}]
+    rows, folder = go(client, small, PEOPLE * 1)
+    assert rows[PEOPLE[0]]["state"] == "failed" and len(asked) < len(PEOPLE)
+    assert rows[PEOPLE[-1]]["state"] == "waiting"
+    batch_folder.report(folder, list(rows.values()), "the disk is full")
+    assert "Stopped: the disk is full" in capsys.readouterr().out
+
+
+def test_a_resource_that_no_worker_has_is_an_error_and_no_wait(client, small):
+    with pytest.raises(BatchError, match="No worker has a GPU"):
+        batch_workers.check(client, "GPU")
+    with pytest.raises(BatchError, match="2 workers and 1 GPUs"):
+        with batch_workers.local(2, gpus=["0"]):
+            pass
+    batch_workers.check(client)
+
+
+def test_workers_of_another_repository_or_of_several_threads_are_refused(client, monkeypatch):
+    mine = batch_worker.place()
+    monkeypatch.setattr(batch_worker, "place", lambda: mine)
+    monkeypatch.setattr(client, "run", lambda _: {"tcp://other": mine | {"runs": "/elsewhere"}})
+    with pytest.raises(BatchError, match="another runs: /elsewhere"):
+        batch_workers.check(client)
+    with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as wide:
+        with pytest.raises(BatchError, match="several threads"):
+            batch_workers.check(wide)
+
+
+def test_no_worker_for_too_long_is_an_error(small):
+    with Client(processes=False, n_workers=0, dashboard_address=None) as empty:
+        with pytest.raises(BatchError, match="No worker for 0.3 s.*the same command goes on"):
+            go(empty, small, PEOPLE, patience=0.3)
+
+
+def test_slurm_settings_are_checked(tmp_path):
+    for text, says in (("cores: 1", "'memory' is missing"), ("cores: x\nmemory: 1GB", "'cores' is unknown or mis"),
+                       ("cors: 1", "'cors'"), ("[", "Cannot read")):  # fmt: skip
+        (tmp_path / "s.yaml").write_text(text)
+        with pytest.raises(BatchError, match=says):
+            with batch_workers.of_slurm(tmp_path / "s.yaml"):
+                pass
+
+
+# ---- a run and its kernel
+
+
+def test_two_processes_do_not_run_into_one_folder(small, monkeypatch):
+    values = {"PERSON": "people:1009", "STEPS": 1}
+    with folders.held(folders.folder_of("small", values)):
+        with pytest.raises(BusyError, match="Running already"):
+            runner.run(small, values)
+        assert batch_worker.run_person(str(small), values)["state"] == "busy"
+
+
+def test_a_run_ends_at_its_time_limit(tmp_path):
+    path = notebook(tmp_path / "long.ipynb", "import time\ntime.sleep(600)")
+    found = batch_worker.run_person(str(path), {"PERSON": "people:1009", "STEPS": 1}, limit=2.0)
+    assert (found["state"], found["error"]) == ("failed", TimeLimitError.__name__)
+    assert "took longer than 2 s" in found["message"] and found["seconds"] < 60
+
+
+HOLDS = """import sys, time
+from lib.runs.kernels import Kernel
+import asyncio
+async def main():
+    kernel = Kernel(folder="f")
+    await kernel.start_kernel()
+    client = kernel.client(); client.start_channels(); await client.wait_for_ready()
+    client.execute("import ctypes; ctypes.PyDLL(None).sleep(600)")  # holds the interpreter all the while
+    await asyncio.sleep(1)
+    print(kernel.provisioner.pid, flush=True)
+    time.sleep(600)
+asyncio.run(main())"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel itself looks for its parent")
+def test_a_kernel_in_native_code_dies_with_its_runner():
+    """ipykernel's own watch is a thread, which does not run while native code holds the interpreter."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDS], cwd=paths.ROOT, stdout=subprocess.PIPE, text=True)
+    kernel = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{kernel}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    left = Path(f"/proc/{kernel}").exists() and "State:\tZ" not in Path(f"/proc/{kernel}/status").read_text()
+    if left:
+        os.kill(kernel, signal.SIGKILL)
+    assert not left
+
+
+# ---- the command, with workers of their own, and what is gathered of it
+
+
+def test_the_command_runs_everybody_and_gathers_what_they_found(tmp_path, runs, monkeypatch, capsys):
+    monkeypatch.setattr(batch, "DEATHS", 1)
+    odd = "import os\nif STEPS == 13: raise ValueError('unlucky')\nif STEPS == 99: os.kill(os.getppid(), 9)"
+    small = notebook(tmp_path / "small.ipynb", odd)
+    people = table(tmp_path / "p.csv", "PERSON,STEPS", "people:1009,1", "people:1019,13", "people:1029,99")
+    words = [str(small), str(people), "--workers", "1", "--threads", "2", "--retries", "0"]
+    assert lib.batch.main(words) == 1
+    said = capsys.readouterr().out
+    assert "1 finished, 1 failed, 1 set aside" in said
+    assert "failed: people:1019 (line 3): ValueError" in said and "set aside: people:1029 (line 4)" in said
+    (folder,) = (runs / "batches").iterdir()
+    everybody, found = gather.people(folder), gather.metrics(folder)
+    assert list(everybody.state) == ["finished", "failed", "set aside"]
+    first = everybody.iloc[0]
+    assert (first["STEPS"], first["device"], first["seconds tuning"] > 0) == (1, "cpu", True) and first["version torch"]
+    assert first["seconds"] == pytest.approx(first["seconds tuning"] + first[f"seconds {gather.OTHER}"])
+    assert found[["person", "metric", "arm", "value"]].values.tolist() == [
+        ["people:1009", "identity", "blind", 0.1],
+        ["people:1009", "identity", "dual pivot", 0.1],
+    ]
+    (partial,) = runs.glob("small/people-1019*/*.partial.ipynb")
+    assert "unlucky" in partial.read_text()
+    (executed,) = runs.glob("small/people-1009*/small.ipynb")
+    outputs = [out.text for cell in nbformat.read(executed, 4).cells for out in cell.get("outputs", [])]
+    assert outputs == ["2 None\n"]
+    table(people, "PERSON,STEPS", "people:1009,1")
+    monkeypatch.setattr(batch_worker, "run_person", None)  # nobody is left to run
+    assert lib.batch.main(words) == 0 and "1 finished" in capsys.readouterr().out
+
+
+def test_gathered_tables_are_written_and_read(tmp_path, runs, monkeypatch):
+    folder = runs / "batches" / "b"
+    folder.mkdir(parents=True)
+    row = dict.fromkeys(batch_folder.COLUMNS, "") | {"state": "finished", "tries": 1, "deaths": 0}
+    run = {"notebook": "n", "parameters": {"PERSON": "a", "NAMES": ["x"]}, "seed": 0, "device": "cpu", "versions": {},
+           "commit": {"id": None, "reason": "none"}, "seconds": {}, "peak_memory": 1}  # fmt: skip
+    rows = []
+    for person, value in (("a", 0.5), ("b", 0.2), ("c", 0.9)):
+        metrics = [{"metric": "identity", "arm": "dual pivot", "value": value}]
+        record.write_json(runs / "n" / person / "record.json", run | {"metrics": metrics})
+        rows.append(row | {"person": person, "folder": f"n/{person}"})
+    with (folder / "status.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, batch_folder.COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    people = [{"folder": row["folder"], "parameters": run["parameters"]} for row in rows]
+    record.write_json(folder / "batch.json", {"people": people})
+    assert gather.main([str(folder), "-o", str(tmp_path / "out")]) == 0
+    found = gather.read(tmp_path / "out" / "metrics.csv")
+    assert gather.worst(found, 2).person.tolist() == ["b", "a"]
+    (runs / "n" / "a" / "record.json").write_text("{")
+    assert gather.main([str(folder)]) == 1 and gather.main([str(tmp_path)]) == 1
