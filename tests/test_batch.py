@@ -1,6 +1,7 @@
 """A batch: a table refused whole, every person a run of its own, and nobody taken down by another."""
 
 import csv
+import math
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
+import pandas as pd
 import pytest
 from distributed import Client, KilledWorker
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -364,6 +366,56 @@ def test_gathered_tables_are_written_and_read(tmp_path, runs, monkeypatch):
     record.write_json(folder / "batch.json", {"people": people})
     assert gather.main([str(folder), "-o", str(tmp_path / "out")]) == 0
     found = gather.read(tmp_path / "out" / "metrics.csv")
-    assert gather.worst(found, 2).person.tolist() == ["b", "a"]
+    assert gather.worst(found, 2, "identity", higher=True).person.tolist() == ["b", "a"]
     (runs / "n" / "a" / "record.json").write_text("{")
     assert gather.main([str(folder)]) == 1 and gather.main([str(tmp_path)]) == 1
+
+
+def measured(*rows):
+    columns = ["person", "run", "arm", "metric", "value"]
+    return pd.DataFrame([dict(zip(columns, row)) for row in rows])
+
+
+def test_the_worst_have_the_highest_values_where_lower_is_better():
+    table = measured(*[(who, who, "dual pivot", "perceptual", value) for who, value in (("a", 1.0), ("b", 3.0))])
+    assert gather.worst(table, 1, "perceptual", higher=False).person.tolist() == ["b"]
+    assert gather.worst(table, 1, "perceptual", higher=True).person.tolist() == ["a"]
+
+
+def test_nobody_is_left_out_of_the_worst():
+    """Of two arms in one batch, of two runs a person, and of somebody whose metric gave no number."""
+    table = measured(
+        ("a", "a-1", "blind", "identity", 0.1),
+        ("a", "a-1", "dual pivot", "identity", 0.9),
+        ("a", "a-2", "in-context", "identity", 0.5),
+        ("b", "b-1", "in-context", "identity", 0.7),
+        ("c", "c-1", "in-context", "identity", math.nan),
+    )
+    found = gather.worst(table, 9, "identity", higher=True)
+    assert found.run.tolist() == ["c-1", "a-2", "b-1", "a-1"]
+    with pytest.raises(BatchError, match="blind.*b, c.*Remedy"):
+        gather.worst(table, 9, "identity", True, arm="blind")
+    with pytest.raises(BatchError, match="2 arms"):
+        gather.tuned_arm(table)
+    assert gather.tuned_arm(table[table.run == "a-1"]) == "dual pivot"
+
+
+@pytest.mark.parametrize("state, metric", [("failed", "identity"), ("finished", "psnr")])
+def test_pictures_of_the_worst_need_an_identity_before_anything_is_written(tmp_path, runs, state, metric):
+    folder = runs / "batches" / "b"
+    folder.mkdir(parents=True)
+    row = dict.fromkeys(batch_folder.COLUMNS, "") | {"state": state, "tries": 1, "deaths": 0, "folder": "n/a"}
+    with (folder / "status.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, batch_folder.COLUMNS)
+        writer.writeheader()
+        writer.writerow(row)
+    record.write_json(folder / "batch.json", {"people": [{"folder": "n/a", "parameters": {}}]})
+    metrics = [{"metric": metric, "arm": "dual pivot", "value": 1.0}]
+    facts = {"seed": 0, "device": "cpu", "versions": {}, "commit": {"id": None, "reason": "none"}, "peak_memory": 1}
+    found = {"notebook": "n", "parameters": {}, "seconds": {}, "metrics": metrics}
+    record.write_json(runs / "n" / "a" / "record.json", facts | found)
+    with pytest.raises(BatchError, match="identity.*Remedy"):
+        gather.write(folder, tmp_path / "out", pictures=3)
+    assert not (tmp_path / "out").exists()
+    gather.write(folder, tmp_path / "out")  # without pictures: who failed, and why
+    assert len(gather.read(tmp_path / "out" / "metrics.csv")) == (state == "finished")

@@ -17,6 +17,7 @@ from lib.runs import batch_folder, record
 
 FORMATS = ("csv", "parquet")
 PEOPLE, METRICS = "people", "metrics"
+COLUMNS = ("batch", "person", "run", "metric", "arm", "image", "value")  # of metrics where nobody has finished
 OTHER = "everything else"  # the wall time of a run that no stage of its record names
 
 
@@ -65,11 +66,12 @@ def metrics(folder):
     status = batch_folder.read_status(folder)
     batch = Path(folder).name
     finished = status[status.state == "finished"]
-    return pd.DataFrame(
+    rows = [
         {"batch": batch, "person": row.person, "run": row.folder} | found
         for row in finished.itertuples()
         for found in _record(row)["metrics"]
-    )
+    ]
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS)
 
 
 def write(folder, output=None, form="csv", pictures=0):
@@ -81,10 +83,11 @@ def write(folder, output=None, form="csv", pictures=0):
     """
     output = Path(output or folder)
     tables = {PEOPLE: people(folder), METRICS: metrics(folder)}
+    shown = worst(tables[METRICS], pictures, "identity", higher=True)["run"] if pictures else []
     for name, table in tables.items():
         with paths.atomic_write(output / f"{name}.{form}") as part:
             _save(table, part, form)
-    for run in worst(tables[METRICS], pictures)["run"] if pictures else []:
+    for run in shown:
         _copy_pictures(run, output / "pictures")
     return [output / f"{name}.{form}" for name in tables]
 
@@ -108,15 +111,37 @@ def read(file):
     )
 
 
-def worst(table, count=5, metric="identity", arm=None):
-    """The people with the least mean of a metric: a table of person, run and value, worst first.
+def worst(table, count, metric, higher, arm=None):
+    """The runs with the worst means of a metric: a table of person, run, arm and value, worst first.
 
-    Args: table, of `metrics`; count; metric; arm (the last that a record has, which is the tuned one).
+    A person without a number, such as one whose face was not found, comes before all others.
+    Args: table, of `metrics`; count; metric; higher, whether more of it is better (`registry.HIGHER_IS_BETTER`); arm
+    (of each run its last, which is the tuned one).
+    Raises BatchError where no run has this metric, or a run lacks the arm.
     """
-    rows = table[table.metric == metric]
-    arm = arm or rows.arm.iloc[-1]
-    means = rows[rows.arm == arm].groupby(["person", "run"], as_index=False)["value"].mean()
-    return means.nsmallest(count, "value").reset_index(drop=True)
+    rows = table[table.metric == metric] if {"metric", "arm", "value"} <= set(table) else table[:0]
+    if rows.empty:
+        raise BatchError(f"No finished run has {metric}. Remedy: finish the batch, with a notebook that measures it.")
+    kept = rows[rows.arm == (arm or last_arms(rows).reindex(rows.run).to_numpy())]
+    if without := sorted(set(rows.person[~rows.run.isin(kept.run)])):
+        raise BatchError(f"No arm {arm!r}: {', '.join(without)}. Remedy: leave the arm out, or name one of all runs.")
+    means = kept.groupby(["person", "run", "arm"], as_index=False)["value"].mean()
+    return means.sort_values("value", ascending=higher, na_position="first").head(count).reset_index(drop=True)
+
+
+def last_arms(table):
+    """The last arm in each run's record, which is the tuned one: a Series over runs. Args: table, of `metrics`."""
+    return table.groupby("run", sort=False).arm.last()
+
+
+def tuned_arm(table):
+    """The arm that every run of a batch ends with. Args: table, of `metrics`. Raises BatchError for none or several."""
+    arms = sorted(set(last_arms(table)))
+    if len(arms) != 1:
+        raise BatchError(
+            f"{len(arms)} arms in one batch: {', '.join(arms) or 'nobody finished'}. Remedy: a batch an arm."
+        )
+    return arms[0]
 
 
 def _copy_pictures(run, output):

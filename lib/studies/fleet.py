@@ -8,40 +8,54 @@ import pandas as pd
 import simpy
 from scipy import stats
 
-STEPS = {"textual": 2500, "model": 800}  # of the paper at gamma 0.5 (notebook 22); Table II has twice the time without
+from lib import checks
+from lib.errors import RangeError
+
+STEPS = {"textual": 2500, "model": 800}  # appendix C; that they belong to Table II's faster times is assumed
+GAMMA = 0.5  # with which the paper's textual pivot takes STEPS
 REFERENCES = 10
-UTILISATION = (0.18, 0.30, 0.54)  # of the peak: low and high are those of the paper itself (`of_the_paper`)
 V100 = 15.7  # TFLOP per second at the peak of the paper's card in float32
 HALF, FULL = 2, 4  # bytes of a number in an adapter and in full weights
-READ = 1.0e9  # bytes per second at which personal weights come from a disk
-CARD = 141e9  # bytes of memory of an H200
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How people are tuned and restored: full weights or adapters of rank 3, E shared or own, gamma, sampling steps."""
+    """How people are tuned and restored: full weights or adapters of rank 3, E shared or own, gamma, sampling steps.
+
+    prior: whether the textual pivot preserves the class (second term of eq. 2); its class images are made once a class.
+    """
 
     adapters: bool = False
     shared_E: bool = False
-    gamma: float = 0.5
+    gamma: float = GAMMA
     steps: int = 50
+    prior: bool = False
 
     def __str__(self):
         parts = ["LoRA 3" if self.adapters else "full", "E shared" if self.shared_E else "E own"]
-        return ", ".join([*parts, f"γ {self.gamma:g}", f"{self.steps} step{'s' if self.steps > 1 else ''}"])
+        parts += [f"γ {self.gamma:g}", f"{self.steps} step{'s' if self.steps > 1 else ''}"]
+        return ", ".join([*parts, "prior"] if self.prior else parts)
+
+
+def pivots(choice, tflop):
+    """TFLOP of tuning one person, by pivot (eqs 6 and 7); the references are encoded in the textual one.
+
+    The steps of the textual pivot are proportional to 1 - gamma, the share of the schedule that is trained (section
+    IV-C). Those of the model pivot are not: they are half as many because the textual pivot was in context (IV-C, Fig.
+    9). A prior doubles the textual step (eq. 2). A shared E was tuned before, once for everybody (Fig. 6).
+    Args: choice; tflop, of one step each (`counted.json`). Returns a dict.
+    """
+    kind = ", LoRA 3" if choice.adapters else ""
+    steps = STEPS["textual"] * (1 - choice.gamma) / (1 - GAMMA) * (2 if choice.prior else 1)
+    return {
+        "textual": steps * tflop[f"textual step{kind}"] + 2 * REFERENCES * tflop["encode"],
+        "model": 0.0 if choice.shared_E else STEPS["model"] * tflop[f"model step{kind}"],
+    }
 
 
 def tuning(choice, tflop):
-    """TFLOP of tuning one person: both pivots (eqs 6 and 7) and the encoding of the references.
-
-    The steps are proportional to 1 - gamma, the share of the schedule that is trained (section IV-C); a shared E was
-    tuned before, once for everybody (Fig. 6). Args: choice; tflop, of one step each (`counted.json`).
-    """
-    kind = ", LoRA 3" if choice.adapters else ""
-    longer = (1 - choice.gamma) / 0.5
-    total = longer * STEPS["textual"] * tflop[f"textual step{kind}"]
-    total += 0 if choice.shared_E else longer * STEPS["model"] * tflop[f"model step{kind}"]
-    return total + 2 * REFERENCES * tflop["encode"]
+    """TFLOP of tuning one person: both of `pivots`."""
+    return sum(pivots(choice, tflop).values())
 
 
 def restoring(choice, tflop):
@@ -55,39 +69,61 @@ def disk(choice, counted):
     return size * (weights["G"] + (0 if choice.shared_E else weights["E"]))
 
 
-def resident(choice, counted):
-    """How many people's weights fit a card beside the base, all in half precision."""
+def resident(choice, counted, memory):
+    """How many people's weights fit `memory` bytes of a GPU beside the base, all in half precision.
+
+    Raises RangeError where not even one person's do.
+    """
     base = HALF * sum(counted["weights"].values())
-    return int((0.8 * CARD - base) / (disk(choice, counted) * (1 if choice.adapters else HALF / FULL)))
+    fit = int((memory - base) / (disk(choice, counted) * (1 if choice.adapters else HALF / FULL)))
+    if fit < 1:
+        raise RangeError(f"memory out of range: {memory / 1e9:.1f} GB. Remedy: the base alone takes {base / 1e9:.1f}.")
+    return fit
 
 
 def of_the_paper(tflop, paper):
     """The share of the V100's peak that the paper's own times mean, by stage. Args: paper, seconds by stage."""
-    arithmetic = {stage: STEPS[stage] * tflop[f"{stage} step"] for stage in STEPS}
-    arithmetic["restoration"] = restoring(Choice(), tflop)
-    return {stage: arithmetic[stage] / paper[stage] / V100 for stage in arithmetic}
+    arithmetic = pivots(Choice(), tflop) | {"restoration": restoring(Choice(), tflop)}
+    return {stage: arithmetic[stage] / checks.positive(stage, paper[stage]) / V100 for stage in arithmetic}
 
 
-def per_hour(tflop, peak, utilisation=UTILISATION):
-    """How often this arithmetic is done in a GPU-hour: low, middle and high, by the share of the peak."""
-    return tuple(3600 * peak * share / tflop for share in utilisation)
+def seconds(tflop, peak, share):
+    """How long this arithmetic takes. Args: tflop; peak, TFLOP per second; share of it that is reached, above 0."""
+    return tflop / checks.positive("peak", peak) / checks.positive("share", share)
 
 
-def table(choices, counted, peak, people=(1e3, 1e6)):
-    """What each choice costs, a row each, with the range of UTILISATION in brackets where time is meant."""
-    rows = {}
+def people_an_hour(choice, tflop, peak, shares):
+    """People tuned in a GPU-hour: (low, middle, high).
+
+    In the middle each pivot reaches its own share of the peak; low and high have both at the lower and at the higher
+    one. Args: shares, of `of_the_paper`.
+    """
+    work = pivots(choice, tflop)
+    both = sorted(shares[pivot] for pivot in work)
+    middle = sum(seconds(work[pivot], peak, shares[pivot]) for pivot in work)
+    slow, fast = (seconds(sum(work.values()), peak, share) for share in both)
+    return 3600 / slow, 3600 / middle, 3600 / fast
+
+
+def pictures_an_hour(choice, tflop, peak, shares):
+    """Pictures restored in a GPU-hour, at the share of the peak that the paper's restoration reached."""
+    return 3600 / seconds(restoring(choice, tflop), peak, shares["restoration"])
+
+
+def table(choices, counted, peak, shares, memory, people=(1e3, 1e6)):
+    """What each choice costs, a row each; of people an hour the middle, with low and high in brackets.
+
+    Args: shares, of `of_the_paper`; memory, bytes of a GPU that base and personal weights may take.
+    """
+    rows, tflop = {}, counted["tflop"]
     for choice in choices:
-        tune, picture = tuning(choice, counted["tflop"]), restoring(choice, counted["tflop"])
-        row = {"people an hour": _range(per_hour(tune, peak)), "pictures an hour": _range(per_hour(picture, peak))}
+        low, middle, high = people_an_hour(choice, tflop, peak, shares)
+        row = {"people an hour": f"{middle:,.0f} ({low:,.0f} to {high:,.0f})"}
+        row["pictures an hour"] = f"{pictures_an_hour(choice, tflop, peak, shares):,.0f}"
         row["MB a person"] = f"{disk(choice, counted) / 1e6:,.1f}"
         row |= {f"disk, {n:,.0f} people (TB)": f"{n * disk(choice, counted) / 1e12:,.3g}" for n in people}
-        rows[str(choice)] = row | {"people in a card": f"{resident(choice, counted):,}"}
+        rows[str(choice)] = row | {"people whose weights fit a GPU's memory": f"{resident(choice, counted, memory):,}"}
     return pd.DataFrame(rows).T
-
-
-def _range(values):
-    low, middle, high = (f"{value:,.0f}" for value in values)
-    return f"{middle} ({low} to {high})"
 
 
 # ---- waiting
@@ -113,24 +149,47 @@ def mean_wait(rate, service, servers):
 class Traffic:
     """What comes to a fleet: kinds of work with their rate (an hour) and seconds of one, the first kind served first.
 
-    people: how many have weights; a picture is of one of them at random. kept: how many of them fit a card. load:
-    seconds to read one person's weights. spread: of log-normal service times around their mean; None: exponential.
+    A rate of 0 means no such work. people: how many have weights; a picture is of one of them at random. kept: of how
+    many a GPU keeps the weights. reading: seconds to read one person's weights. spread: of log-normal service times
+    around their mean; None: exponential. Raises RangeError.
     """
 
     rates: dict
     seconds: dict
     people: int = 1
     kept: int = 1
-    load: float = 0.0
+    reading: float = 0.0
     spread: float | None = 0.1
+
+    def __post_init__(self):
+        for kind, rate in self.rates.items():
+            checks.positive(f"rate of {kind}", rate or 1.0)
+            checks.positive(f"seconds of {kind}", self.seconds[kind])
+        checks.whole("people", self.people, 1)
+        checks.whole("kept", self.kept, 1)
+        checks.positive("reading", self.reading or 1.0)
+
+
+def load(traffic):
+    """The mean number of GPUs that are busy: rate x mean time, summed over the kinds (a of Erlang's formula).
+
+    A picture's time includes reading, with the chance 1 - kept / people that its person is not on the GPU.
+    """
+    means = dict(traffic.seconds)
+    if "picture" in means:
+        means["picture"] += traffic.reading * max(0.0, 1 - traffic.kept / traffic.people)
+    return sum(rate * means[kind] / 3600 for kind, rate in traffic.rates.items())
 
 
 def simulate(traffic, gpus, hours, seed=0):
-    """A discrete-event simulation of `hours`: a table with a row for each piece of work: kind, wait (s), loaded.
+    """A discrete-event simulation of `hours` of arrivals: a row for each piece of work: kind, wait (s), loaded.
 
     Each GPU serves one piece at a time, the first kind before the others. A picture whose person's weights are not on
-    the GPU that is free waits for them to be read, and the person that was used longest ago makes room.
+    the GPU that is free waits for them to be read, and the weights used longest ago are removed. After `hours` nothing
+    arrives any more, and what waits is still served: every piece of work that came has its row.
+    Raises RangeError.
     """
+    end, gpus = 3600 * checks.positive("hours", hours), checks.whole("gpus", gpus, 1)
     world, random, rows = simpy.Environment(), np.random.default_rng(seed), []
     pool = simpy.PriorityResource(world, capacity=gpus)
     free, held = list(range(gpus)), [{} for _ in range(gpus)]
@@ -141,18 +200,20 @@ def simulate(traffic, gpus, hours, seed=0):
             yield request
             wait, gpu = world.now - came, free.pop(0)
             loaded = kind == "picture" and _load(held[gpu], int(random.integers(traffic.people)), traffic.kept)
-            yield world.timeout(_service(traffic, kind, random) + (traffic.load if loaded else 0.0))
+            yield world.timeout(_service(traffic, kind, random) + (traffic.reading if loaded else 0.0))
             free.append(gpu)
         rows.append((kind, wait, loaded))
 
-    def arrive(kind, priority):
-        while True:
-            yield world.timeout(random.exponential(3600 / traffic.rates[kind]))
+    def arrive(kind, priority, rate):
+        yield world.timeout(random.exponential(3600 / rate))
+        while world.now <= end:
             world.process(serve(kind, priority))
+            yield world.timeout(random.exponential(3600 / rate))
 
-    for priority, kind in enumerate(traffic.rates):
-        world.process(arrive(kind, priority))
-    world.run(3600 * hours)
+    for priority, (kind, rate) in enumerate(traffic.rates.items()):
+        if rate:
+            world.process(arrive(kind, priority, rate))
+    world.run()
     return pd.DataFrame(rows, columns=["kind", "wait", "loaded"])
 
 
@@ -172,17 +233,28 @@ def _load(held, person, kept):
     return missing
 
 
-def gpus_for(traffic, target, hours=20, most=256, seed=0):
-    """The least number of GPUs with which 95 % of pictures wait at most `target` seconds, and the table of that run.
+def gpus_for(traffic, target, hours=20, most=256, seeds=(0,)):
+    """The least number of GPUs, above the load, with which 95 % of pictures wait at most `target` s with every seed.
 
-    Below the load nothing is simulated: the queue would grow for ever.
+    With no more GPUs than the load nothing is simulated: the queue would grow for ever, of tunings too.
+    Returns the number, and the table of its simulations with a column seed. Raises RangeError.
     """
-    load = sum(traffic.rates[kind] * traffic.seconds[kind] / 3600 for kind in traffic.rates)
-    for gpus in range(max(1, math.ceil(load)), most + 1):
-        found = simulate(traffic, gpus, hours, seed)
-        if found[found.kind == "picture"].wait.quantile(0.95) <= target:
-            return gpus, found
-    raise ValueError(f"More than {most} GPUs. Remedy: allow a longer wait than {target} s.")
+    target = checks.positive("target", target)
+    for gpus in range(math.floor(load(traffic)) + 1, most + 1):
+        runs = [simulate(traffic, gpus, hours, seed).assign(seed=seed) for seed in seeds]
+        if all(_longest(run, traffic) <= target for run in runs):
+            return gpus, pd.concat(runs, ignore_index=True)
+    raise RangeError(f"target out of range: more than {most} GPUs. Remedy: wait longer than {target} s.")
+
+
+def _longest(run, traffic):
+    """The wait that 95 % of the pictures do not exceed; 0 where none are to come."""
+    if not traffic.rates.get("picture"):
+        return 0.0
+    pictures = run[run.kind == "picture"]
+    if pictures.empty:
+        raise RangeError("hours out of range: no picture arrived. Remedy: simulate more hours.")
+    return pictures.wait.quantile(0.95)
 
 
 def interval(means):
