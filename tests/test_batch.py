@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
+import numpy as np
 import pytest
 from distributed import Client, KilledWorker
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -17,7 +18,17 @@ from PIL import Image
 
 import lib.batch
 from lib import paths
-from lib.errors import BatchError, BusyError, MissingPicturesError, PackError, PictureError, TimeLimitError
+from lib.errors import (
+    BatchError,
+    BusyError,
+    MissingPicturesError,
+    PackError,
+    PictureError,
+    TimeLimitError,
+    UnreadablePictureError,
+    UnsafePathError,
+)
+from lib.people.picture_files import save_picture
 from lib.runs import (
     batch,
     batch_folder,
@@ -345,7 +356,9 @@ def test_the_command_runs_everybody_and_gathers_what_they_found(tmp_path, runs, 
     assert lib.batch.main(words) == 0 and "1 finished" in capsys.readouterr().out
 
 
-def test_gathered_tables_are_written_and_read(tmp_path, runs, monkeypatch):
+@pytest.fixture
+def three(runs):
+    """The folder of a batch of three people whose runs are finished."""
     folder = runs / "batches" / "b"
     folder.mkdir(parents=True)
     row = dict.fromkeys(batch_folder.COLUMNS, "") | {"state": "finished", "tries": 1, "deaths": 0}
@@ -362,8 +375,38 @@ def test_gathered_tables_are_written_and_read(tmp_path, runs, monkeypatch):
         writer.writerows(rows)
     people = [{"folder": row["folder"], "parameters": run["parameters"]} for row in rows]
     record.write_json(folder / "batch.json", {"people": people})
-    assert gather.main([str(folder), "-o", str(tmp_path / "out")]) == 0
+    return folder
+
+
+def test_gathered_tables_are_written_and_read(tmp_path, runs, three):
+    for _ in range(2):  # its own tables are written anew
+        assert gather.main([str(three), "-o", str(tmp_path / "out")]) == 0
     found = gather.read(tmp_path / "out" / "metrics.csv")
     assert gather.worst(found, 2).person.tolist() == ["b", "a"]
     (runs / "n" / "a" / "record.json").write_text("{")
-    assert gather.main([str(folder)]) == 1 and gather.main([str(tmp_path)]) == 1
+    assert gather.main([str(three)]) == 1 and gather.main([str(tmp_path)]) == 1
+
+
+def test_gathering_overwrites_nobody_elses_table(tmp_path, three, monkeypatch):
+    mine = table(tmp_path / "people.csv", "PERSON,STEPS", "people:1009,1")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnsafePathError, match="people.csv, which would be overwritten. Remedy"):
+        gather.write(three, ".")
+    assert mine.read_text() == "PERSON,STEPS\npeople:1009,1\n" and not (tmp_path / "metrics.csv").exists()
+    mine.rename(tmp_path / "metrics.csv")
+    assert gather.main([str(three), "-o", "."]) == 1 and not mine.exists()
+    (tmp_path / "metrics.csv").unlink()
+    assert gather.main([str(three), "-o", "."]) == 0 == gather.main([str(three), "-o", "."])
+
+
+def test_gathered_pictures_are_those_of_the_run_with_their_synthetic_mark(tmp_path, runs, three):
+    files = [runs / "n" / person / "restored" / "image1-blind.png" for person in "ab"]
+    for number, file in enumerate(files):
+        save_picture(file, np.full((40, 40, 3), number, np.uint8))
+    gather.write(three, tmp_path / "out", pictures=2)
+    for file, person in zip(files, "ab"):
+        copy = tmp_path / "out" / "pictures" / f"{person}-image1-blind.png"
+        assert copy.read_bytes() == file.read_bytes() and "Synthetic" in Image.open(copy).text
+    files[0].write_bytes(files[0].read_bytes()[:60])
+    with pytest.raises(UnreadablePictureError, match="image1-blind.png. Remedy"):
+        gather.write(three, tmp_path / "out", pictures=2)
