@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import dask
 import nbformat
 import numpy as np
 import pytest
-from distributed import Client, KilledWorker
+from distributed import Client, KilledWorker, Scheduler, SpecCluster, Worker
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
@@ -24,6 +25,7 @@ from lib.errors import (
     MissingPicturesError,
     PackError,
     PictureError,
+    RangeError,
     TimeLimitError,
     UnreadablePictureError,
     UnsafePathError,
@@ -37,6 +39,7 @@ from lib.runs import (
     batch_workers,
     folders,
     gather,
+    kernels,
     parameters,
     record,
     runner,
@@ -273,6 +276,69 @@ def test_slurm_settings_are_checked(tmp_path):
         with pytest.raises(BatchError, match=says):
             with batch_workers.of_slurm(tmp_path / "s.yaml"):
                 pass
+    for line in ("jobs: 0", "jobs: true", "gpus: -1", "cores: true", "cores: 0"):
+        (tmp_path / "s.yaml").write_text("memory: 1GB\n" + ("" if "cores" in line else "cores: 1\n") + line)
+        with pytest.raises(RangeError, match=f"{line.partition(':')[0]} in .*s.yaml out of range.*Remedy"):
+            with batch_workers.of_slurm(tmp_path / "s.yaml"):
+                pass
+
+
+def test_slurms_jobs_get_the_runs_whatever_their_name_and_the_batch_counts_deaths(tmp_path, monkeypatch):
+    asked = {}
+
+    def made(**settings):
+        asked.update(settings, failures=dask.config.get("distributed.scheduler.allowed-failures"))
+        raise BatchError("asked enough")
+
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "it's $HOME")
+    monkeypatch.setattr(batch_workers.importlib, "import_module", lambda _: SimpleNamespace(SLURMCluster=made))
+    monkeypatch.setattr(batch_workers.shutil, "which", lambda _: "/usr/bin/sbatch")
+    (tmp_path / "s.yaml").write_text("cores: 3\nmemory: 1GB")
+    with pytest.raises(BatchError, match="asked enough"):
+        with batch_workers.of_slurm(tmp_path / "s.yaml"):
+            pass
+    script = "\n".join([*asked["job_script_prologue"], 'echo "$WORKBOOK_RUNS $OMP_NUM_THREADS"'])
+    said = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
+    assert said == f"{tmp_path}/it's $HOME 3\n" and asked["failures"] == 0
+
+
+class Job(Worker):
+    """A worker that stands for a job of Slurm."""
+
+    job_id = "1"
+
+
+class Jobs(SpecCluster):
+    """Stands for a SLURMCluster, whose `scale` takes `jobs`."""
+
+    def scale(self, n=0, jobs=0):
+        return super().scale(n or jobs)
+
+
+def test_jobs_that_end_or_were_refused_are_submitted_again(monkeypatch):
+    monkeypatch.setattr(batch_workers, "RENEW", 0.2)
+    quiet = {"host": "127.0.0.1", "dashboard": False}
+    cluster = dict(worker={"cls": Job, "options": quiet}, scheduler={"cls": Scheduler, "options": quiet | {"port": 0}})
+
+    def others(client, before):
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            found = set(batch_workers.slots(client))
+            if len(found) == 2 and not found & before:
+                return found
+            time.sleep(0.1)
+        raise AssertionError(f"still {found}, before {before}")
+
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}):
+        with Jobs(**cluster) as jobs, Client(jobs) as client, batch_workers._kept(jobs, 2):
+            first = others(client, set())
+            for worker in list(jobs.workers.values()):
+                jobs.sync(worker.close)
+            second = others(client, first)
+            for worker in list(jobs.workers.values()):
+                worker.job_id = None
+                jobs.sync(worker.close)
+            others(client, second)
 
 
 # ---- a run and its kernel
@@ -291,6 +357,31 @@ def test_a_run_ends_at_its_time_limit(tmp_path):
     found = batch_worker.run_person(str(path), {"PERSON": "people:1009", "STEPS": 1}, limit=2.0)
     assert (found["state"], found["error"]) == ("failed", TimeLimitError.__name__)
     assert "took longer than 2 s" in found["message"] and found["seconds"] < 60
+
+
+def test_a_kernel_that_is_starting_is_ended_too(tmp_path, monkeypatch):
+    path = notebook(tmp_path / "long.ipynb", "import time\ntime.sleep(600)")
+    before = kernels.Kernel._async_pre_start_kernel
+
+    async def stopped(self, **how):
+        batch_worker.stop([self.folder])
+        return await before(self, **how)
+
+    monkeypatch.setattr(kernels.Kernel, "_async_pre_start_kernel", stopped)
+    found = batch_worker.run_person(str(path), {"PERSON": "people:1009", "STEPS": 1}, limit=30.0)
+    assert found["error"] == TimeLimitError.__name__ and "its batch was stopped" in found["message"]
+
+
+def test_an_end_that_comes_too_late_is_not_kept_for_the_next_run():
+    kernels.end("f", "late")
+    with pytest.raises(ValueError, match="its own"):
+        with kernels.limited("f"):
+            raise ValueError("its own")
+    with pytest.raises(TimeLimitError, match="in time"):
+        with kernels.limited("f"):
+            kernels.end_all(["f", "g"], "in time")
+            raise ValueError("its own")
+    assert not kernels._running and not kernels._ended
 
 
 HOLDS = """import sys, time
