@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import dask
 import yaml
 from distributed import Client, Nanny, Scheduler, SpecCluster
-from tornado.ioloop import PeriodicCallback
+from distributed.compatibility import PeriodicCallback
 
 from lib import checks, paths
 from lib.errors import BatchError
