@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import dask
 import yaml
 from distributed import Client, Nanny, Scheduler, SpecCluster
-from distributed.compatibility import PeriodicCallback
+from tornado.ioloop import PeriodicCallback
 
 from lib import checks, paths
 from lib.errors import BatchError
