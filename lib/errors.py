@@ -46,7 +46,7 @@ class PairingError(PersonError):
 
 
 class UnsafePathError(WorkbookError, ValueError):
-    """A name with `../` in it, or a link that leads out of its folder."""
+    """A name with `../` in it, a link that leads out of its folder, or an output that would replace other files."""
 
 
 class SaveError(WorkbookError, OSError):

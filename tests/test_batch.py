@@ -10,16 +10,29 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import dask
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
-from distributed import Client, KilledWorker
+from distributed import Client, KilledWorker, Scheduler, SpecCluster, Worker
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
 import lib.batch
 from lib import paths
-from lib.errors import BatchError, BusyError, MissingPicturesError, PackError, PictureError, TimeLimitError
+from lib.errors import (
+    BatchError,
+    BusyError,
+    MissingPicturesError,
+    PackError,
+    PictureError,
+    RangeError,
+    TimeLimitError,
+    UnreadablePictureError,
+    UnsafePathError,
+)
+from lib.people.picture_files import save_picture
 from lib.runs import (
     batch,
     batch_folder,
@@ -28,6 +41,7 @@ from lib.runs import (
     batch_workers,
     folders,
     gather,
+    kernels,
     parameters,
     record,
     runner,
@@ -264,6 +278,69 @@ def test_slurm_settings_are_checked(tmp_path):
         with pytest.raises(BatchError, match=says):
             with batch_workers.of_slurm(tmp_path / "s.yaml"):
                 pass
+    for line in ("jobs: 0", "jobs: true", "gpus: -1", "cores: true", "cores: 0"):
+        (tmp_path / "s.yaml").write_text("memory: 1GB\n" + ("" if "cores" in line else "cores: 1\n") + line)
+        with pytest.raises(RangeError, match=f"{line.partition(':')[0]} in .*s.yaml out of range.*Remedy"):
+            with batch_workers.of_slurm(tmp_path / "s.yaml"):
+                pass
+
+
+def test_slurms_jobs_get_the_runs_whatever_their_name_and_the_batch_counts_deaths(tmp_path, monkeypatch):
+    asked = {}
+
+    def made(**settings):
+        asked.update(settings, failures=dask.config.get("distributed.scheduler.allowed-failures"))
+        raise BatchError("asked enough")
+
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "it's $HOME")
+    monkeypatch.setattr(batch_workers.importlib, "import_module", lambda _: SimpleNamespace(SLURMCluster=made))
+    monkeypatch.setattr(batch_workers.shutil, "which", lambda _: "/usr/bin/sbatch")
+    (tmp_path / "s.yaml").write_text("cores: 3\nmemory: 1GB")
+    with pytest.raises(BatchError, match="asked enough"):
+        with batch_workers.of_slurm(tmp_path / "s.yaml"):
+            pass
+    script = "\n".join([*asked["job_script_prologue"], 'echo "$WORKBOOK_RUNS $OMP_NUM_THREADS"'])
+    said = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
+    assert said == f"{tmp_path}/it's $HOME 3\n" and asked["failures"] == 0
+
+
+class Job(Worker):
+    """A worker that stands for a job of Slurm."""
+
+    job_id = "1"
+
+
+class Jobs(SpecCluster):
+    """Stands for a SLURMCluster, whose `scale` takes `jobs`."""
+
+    def scale(self, n=0, jobs=0):
+        return super().scale(n or jobs)
+
+
+def test_jobs_that_end_or_were_refused_are_submitted_again(monkeypatch):
+    monkeypatch.setattr(batch_workers, "RENEW", 0.2)
+    quiet = {"host": "127.0.0.1", "dashboard": False}
+    cluster = dict(worker={"cls": Job, "options": quiet}, scheduler={"cls": Scheduler, "options": quiet | {"port": 0}})
+
+    def others(client, before):
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            found = set(batch_workers.slots(client))
+            if len(found) == 2 and not found & before:
+                return found
+            time.sleep(0.1)
+        raise AssertionError(f"still {found}, before {before}")
+
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}):
+        with Jobs(**cluster) as jobs, Client(jobs) as client, batch_workers._kept(jobs, 2):
+            first = others(client, set())
+            for worker in list(jobs.workers.values()):
+                jobs.sync(worker.close)
+            second = others(client, first)
+            for worker in list(jobs.workers.values()):
+                worker.job_id = None
+                jobs.sync(worker.close)
+            others(client, second)
 
 
 # ---- a run and its kernel
@@ -282,6 +359,31 @@ def test_a_run_ends_at_its_time_limit(tmp_path):
     found = batch_worker.run_person(str(path), {"PERSON": "people:1009", "STEPS": 1}, limit=2.0)
     assert (found["state"], found["error"]) == ("failed", TimeLimitError.__name__)
     assert "took longer than 2 s" in found["message"] and found["seconds"] < 60
+
+
+def test_a_kernel_that_is_starting_is_ended_too(tmp_path, monkeypatch):
+    path = notebook(tmp_path / "long.ipynb", "import time\ntime.sleep(600)")
+    before = kernels.Kernel._async_pre_start_kernel
+
+    async def stopped(self, **how):
+        batch_worker.stop([self.folder])
+        return await before(self, **how)
+
+    monkeypatch.setattr(kernels.Kernel, "_async_pre_start_kernel", stopped)
+    found = batch_worker.run_person(str(path), {"PERSON": "people:1009", "STEPS": 1}, limit=30.0)
+    assert found["error"] == TimeLimitError.__name__ and "its batch was stopped" in found["message"]
+
+
+def test_an_end_that_comes_too_late_is_not_kept_for_the_next_run():
+    kernels.end("f", "late")
+    with pytest.raises(ValueError, match="its own"):
+        with kernels.limited("f"):
+            raise ValueError("its own")
+    with pytest.raises(TimeLimitError, match="in time"):
+        with kernels.limited("f"):
+            kernels.end_all(["f", "g"], "in time")
+            raise ValueError("its own")
+    assert not kernels._running and not kernels._ended
 
 
 HOLDS = """import sys, time
@@ -347,7 +449,9 @@ def test_the_command_runs_everybody_and_gathers_what_they_found(tmp_path, runs, 
     assert lib.batch.main(words) == 0 and "1 finished" in capsys.readouterr().out
 
 
-def test_gathered_tables_are_written_and_read(tmp_path, runs, monkeypatch):
+@pytest.fixture
+def three(runs):
+    """The folder of a batch of three people whose runs are finished."""
     folder = runs / "batches" / "b"
     folder.mkdir(parents=True)
     row = dict.fromkeys(batch_folder.COLUMNS, "") | {"state": "finished", "tries": 1, "deaths": 0}
@@ -364,11 +468,16 @@ def test_gathered_tables_are_written_and_read(tmp_path, runs, monkeypatch):
         writer.writerows(rows)
     people = [{"folder": row["folder"], "parameters": run["parameters"]} for row in rows]
     record.write_json(folder / "batch.json", {"people": people})
-    assert gather.main([str(folder), "-o", str(tmp_path / "out")]) == 0
+    return folder
+
+
+def test_gathered_tables_are_written_and_read(tmp_path, runs, three):
+    for _ in range(2):  # its own tables are written anew
+        assert gather.main([str(three), "-o", str(tmp_path / "out")]) == 0
     found = gather.read(tmp_path / "out" / "metrics.csv")
     assert gather.worst(found, 2, "identity", higher=True).person.tolist() == ["b", "a"]
     (runs / "n" / "a" / "record.json").write_text("{")
-    assert gather.main([str(folder)]) == 1 and gather.main([str(tmp_path)]) == 1
+    assert gather.main([str(three)]) == 1 and gather.main([str(tmp_path)]) == 1
 
 
 def measured(*rows):
@@ -419,3 +528,28 @@ def test_pictures_of_the_worst_need_an_identity_before_anything_is_written(tmp_p
     assert not (tmp_path / "out").exists()
     gather.write(folder, tmp_path / "out")  # without pictures: who failed, and why
     assert len(gather.read(tmp_path / "out" / "metrics.csv")) == (state == "finished")
+
+
+def test_gathering_overwrites_nobody_elses_table(tmp_path, three, monkeypatch):
+    mine = table(tmp_path / "people.csv", "PERSON,STEPS", "people:1009,1")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnsafePathError, match="people.csv, which would be overwritten. Remedy"):
+        gather.write(three, ".")
+    assert mine.read_text() == "PERSON,STEPS\npeople:1009,1\n" and not (tmp_path / "metrics.csv").exists()
+    mine.rename(tmp_path / "metrics.csv")
+    assert gather.main([str(three), "-o", "."]) == 1 and not mine.exists()
+    (tmp_path / "metrics.csv").unlink()
+    assert gather.main([str(three), "-o", "."]) == 0 == gather.main([str(three), "-o", "."])
+
+
+def test_gathered_pictures_are_those_of_the_run_with_their_synthetic_mark(tmp_path, runs, three):
+    files = [runs / "n" / person / "restored" / "image1-blind.png" for person in "ab"]
+    for number, file in enumerate(files):
+        save_picture(file, np.full((40, 40, 3), number, np.uint8))
+    gather.write(three, tmp_path / "out", pictures=2)
+    for file, person in zip(files, "ab"):
+        copy = tmp_path / "out" / "pictures" / f"{person}-image1-blind.png"
+        assert copy.read_bytes() == file.read_bytes() and "Synthetic" in Image.open(copy).text
+    files[0].write_bytes(files[0].read_bytes()[:60])
+    with pytest.raises(UnreadablePictureError, match="image1-blind.png. Remedy"):
+        gather.write(three, tmp_path / "out", pictures=2)

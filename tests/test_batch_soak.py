@@ -143,22 +143,26 @@ LACKS += [] if find_spec("dask_jobqueue") else ["dask-jobqueue"]
 
 
 @pytest.mark.skipif(bool(LACKS), reason=f"Slurm is not installed: {', '.join(LACKS)} (apt-get install slurm-wlm munge)")
-def test_a_batch_on_a_real_slurm(tmp_path, monkeypatch):
-    """tests/slurm_here.sh starts a Slurm of one node; two jobs run four people, and one job is cancelled meanwhile."""
+@pytest.mark.parametrize("cancelled", ["one", "all"])
+def test_a_batch_on_a_real_slurm(cancelled, tmp_path, monkeypatch):
+    """tests/slurm_here.sh starts a Slurm of one node; two jobs run six people, and one job or both are cancelled."""
     slurm = Path("/tmp") / f"slurm-{os.getpid()}"
     monkeypatch.setenv("SLURM_CONF", str(slurm / "slurm.conf"))
-    soak.write_inputs(tmp_path, 4)
+    soak.write_inputs(tmp_path, 6)
     settings = 'jobs: 2\ncores: 1\nmemory: 600MB\nwalltime: "00:10:00"\nlocal_directory: /tmp\n'
     (tmp_path / "slurm.yaml").write_text(settings)
     try:
         subprocess.run([HERE / "slurm_here.sh", slurm, "start"], check=True, timeout=60)
         command = soak.start(tmp_path, tmp_path / "runs", where=("--slurm", str(tmp_path / "slurm.yaml")))
-        while not soak.results(tmp_path / "runs") and command.poll() is None:
+        jobs = []
+        while (len(jobs) < 2 or not soak.results(tmp_path / "runs")) and command.poll() is None:
             time.sleep(0.2)
-        jobs = subprocess.run(["squeue", "-h", "-t", "R", "-o", "%i"], capture_output=True, text=True).stdout.split()
-        subprocess.run(["scancel", jobs[-1]], check=True)
+            listed = subprocess.run(["squeue", "-h", "-t", "R", "-o", "%i"], capture_output=True, text=True)
+            jobs = listed.stdout.split()
+        assert len(jobs) == 2 and len(soak.results(tmp_path / "runs")) < 6
+        subprocess.run(["scancel", *(jobs if cancelled == "all" else jobs[-1:])], check=True)
         ended(command)
-        assert len(jobs) == 2 and len(soak.results(tmp_path / "runs")) == 4
+        assert len(soak.results(tmp_path / "runs")) == 6
     finally:
         subprocess.run([HERE / "slurm_here.sh", slurm, "stop"])
         shutil.rmtree(slurm, ignore_errors=True)

@@ -1,6 +1,7 @@
 """The recorded results: complete, of a clean commit, with the time of every stage and of every person."""
 
 import pytest
+from PIL import Image
 
 from lib import paths
 from lib.runs import record
@@ -55,3 +56,8 @@ def test_the_recorded_study_has_the_seconds_of_all_its_people():
     people = {row["person"] for row in found["metrics"]}
     assert {"tuning", "restoring"} <= found["seconds"].keys()
     assert found["seconds"]["tuning"] > 10 * len(people)
+
+
+def test_recorded_restorations_are_marked_synthetic():
+    files = sorted(paths.RESULTS.glob("*/*/pictures/*.png"))
+    assert files and [file.name for file in files if "Synthetic" not in Image.open(file).text] == []

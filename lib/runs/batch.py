@@ -37,6 +37,19 @@ class Plan:
     rows: dict = field(default_factory=dict)  # run folder -> row of the status
 
 
+@dataclass
+class Queue:
+    """Who is not settled yet, and when a worker was last there."""
+
+    waiting: deque
+    running: dict = field(default_factory=dict)  # future -> job
+    later: list = field(default_factory=list)  # (moment, job), of runs that another process is at
+    seen: float = field(default_factory=time.monotonic)
+
+    def is_over(self, plan):
+        return not self.running and (plan.stopped or not (self.waiting or self.later))
+
+
 def run(client, notebook, jobs, folder, plan):
     """Runs every job on the client's workers; returns the rows of the status, list of dicts.
 
@@ -46,34 +59,45 @@ def run(client, notebook, jobs, folder, plan):
     """
     before = batch_folder.earlier(folder)
     plan.rows = batch_folder.rows_of(jobs, notebook, before)
-    waiting = deque(sorted((job for job in jobs if not _done(plan, job)), key=lambda job: _was_bad(before, job)))
-    running, later = {}, {}
+    left = (job for job in jobs if not _done(plan, job))
+    queue = Queue(deque(sorted(left, key=lambda job: _was_bad(before, job))))
     with batch_folder.Status(folder, plan.rows) as status, _bar(jobs, plan) as bar:
         try:
-            last = time.monotonic()
-            while (waiting or running or later) and not (plan.stopped and not running):
-                waiting.extend(later.pop(when) for when in [when for when in later if when <= time.monotonic()])
-                places = batch_workers.slots(client, plan.resource)
-                last = time.monotonic() if places else last
-                _check_alive(client, plan, last)
-                while waiting and len(running) < len(places) and not plan.stopped:
-                    job = waiting.popleft()
-                    running[_submit(client, notebook, job, plan)] = job
-                for future in _first_of(running):
-                    job = running.pop(future)
-                    state = _settle(plan, job, future)
-                    if state == "again":
-                        waiting.append(job)
-                    elif state == "busy":
-                        later[time.monotonic() + BUSY] = job
+            while not queue.is_over(plan):
+                _fill(client, notebook, plan, queue)
+                for future in _first_of(queue.running):
+                    _settle_ended(plan, queue, future)
                     status.write()
-                    _show(bar, plan, len(running))
+                    _show(bar, plan, len(queue.running))
         except (CommClosedError, CancelledError):  # nobody is there to be told to stop
             raise BatchError(GONE) from None
         except BaseException:
-            _end(client, running)
+            _end(client, queue.running)
             raise
     return list(plan.rows.values())
+
+
+def _fill(client, notebook, plan, queue):
+    """Gives every free worker a person. Raises BatchError where nobody is there to work."""
+    now = time.monotonic()
+    queue.waiting.extend(job for when, job in queue.later if when <= now)
+    queue.later = [(when, job) for when, job in queue.later if when > now]
+    places = batch_workers.slots(client, plan.resource)
+    queue.seen = now if places else queue.seen
+    _check_alive(client, plan, queue.seen)
+    while queue.waiting and len(queue.running) < len(places) and not plan.stopped:
+        job = queue.waiting.popleft()
+        queue.running[_submit(client, notebook, job, plan)] = job
+
+
+def _settle_ended(plan, queue, future):
+    """Settles a person whose run ended, or puts it back."""
+    job = queue.running.pop(future)
+    state = _settle(plan, job, future)
+    if state == "again":
+        queue.waiting.append(job)
+    elif state == "busy":
+        queue.later.append((time.monotonic() + BUSY, job))
 
 
 def _done(plan, job):

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import warnings
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 import dask
 import yaml
 from distributed import Client, Nanny, Scheduler, SpecCluster
+from tornado.ioloop import PeriodicCallback
 
 from lib import checks, paths
 from lib.errors import BatchError
@@ -19,6 +21,9 @@ from lib.runs import batch_worker
 
 GPU = "GPU"  # the name of dask's resource
 WAIT = 60  # seconds that a scheduler, or a worker of one, may take to answer
+RENEW = 60  # seconds after which jobs of Slurm that ended are submitted again
+# A worker's death is counted by the batch, against the person that it had.
+DEATHS_ARE_OURS = {"distributed.scheduler.allowed-failures": 0}
 QUIET = {"DASK_LOGGING__DISTRIBUTED": "critical"}  # what happens to a worker, the batch says itself
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 SLURM = {"jobs": int, "queue": str, "account": str, "cores": int, "memory": str, "walltime": str, "gpus": int,
@@ -40,10 +45,8 @@ def local(workers=1, threads=None, gpus=()):
     spec = {i: {"cls": Nanny, "options": _options(threads, gpus[i] if gpus else None)} for i in range(workers)}
     address = "127.0.0.1:8787" if has_dashboard() else None
     scheduler = {"host": "127.0.0.1", "port": 0, "dashboard": has_dashboard(), "dashboard_address": address}
-    # A worker's death is counted by the batch, against the person that it had.
-    settings = {"distributed.scheduler.allowed-failures": 0, "distributed.nanny.pre-spawn-environ": QUIET}
     _be_quiet()
-    with dask.config.set(settings):
+    with dask.config.set(DEATHS_ARE_OURS | {"distributed.nanny.pre-spawn-environ": QUIET}):
         spec = SpecCluster(workers=spec, scheduler={"cls": Scheduler, "options": scheduler}, name="batch")
         with spec as cluster, Client(cluster) as client:
             yield client
@@ -104,7 +107,9 @@ def of_scheduler(address):
 def of_slurm(file):
     """A client of workers that Slurm starts, one a job, as a YAML file says (params/slurm.yaml).
 
-    Raises BatchError for a file that cannot be read, an unknown key, or where dask-jobqueue or sbatch is not there.
+    A job that ends, at its wall time for example, is replaced by another.
+    Raises RangeError for a number of jobs, cores or GPUs that cannot be, and BatchError for a file that cannot be
+    read, an unknown key, or where dask-jobqueue or sbatch is not there.
     """
     _be_quiet()
     settings = _slurm_settings(file)
@@ -115,16 +120,35 @@ def of_slurm(file):
     if not shutil.which("sbatch"):
         raise BatchError("No sbatch here. Remedy: start the batch on a machine that submits to Slurm.")
     jobs, gpus = settings.pop("jobs", 1), settings.pop("gpus", 0)
-    prologue = [f"export {name}={settings['cores']}" for name in THREADS] + [f"export WORKBOOK_RUNS='{paths.RUNS}'"]
+    prologue = [f"export {name}={settings['cores']}" for name in THREADS]
+    prologue += [f"export WORKBOOK_RUNS={shlex.quote(str(paths.RUNS))}"]
     settings["job_script_prologue"] = prologue + settings.get("job_script_prologue", [])
     directives = [f"--gres=gpu:{gpus}"] if gpus else []
     settings["job_extra_directives"] = directives + settings.get("job_extra_directives", [])
     extra = ["--nthreads", "1", "--memory-limit", "0"] + (["--resources", f"{GPU}={gpus}"] if gpus else [])
     logs = paths.RUNS / "batches" / "slurm"
-    cluster = jobqueue.SLURMCluster(**settings, processes=1, worker_extra_args=extra, log_directory=str(logs))
-    with cluster, Client(cluster) as client:
+    with dask.config.set(DEATHS_ARE_OURS):
+        cluster = jobqueue.SLURMCluster(**settings, processes=1, worker_extra_args=extra, log_directory=str(logs))
+        with cluster, Client(cluster) as client, _kept(cluster, jobs):
+            yield client
+
+
+@contextmanager
+def _kept(cluster, jobs):
+    """Inside the block the cluster has so many jobs: those that ended, or that sbatch refused, are submitted again."""
+
+    def submit():
+        for name in [name for name, job in cluster.workers.items() if job.job_id is None]:  # refused
+            del cluster.workers[name]
         cluster.scale(jobs=jobs)
-        yield client
+
+    cluster.scale(jobs=jobs)
+    again = PeriodicCallback(submit, 1000 * RENEW)
+    cluster.loop.add_callback(again.start)
+    try:
+        yield
+    finally:
+        cluster.loop.add_callback(again.stop)
 
 
 def _slurm_settings(file):
@@ -138,6 +162,8 @@ def _slurm_settings(file):
     if odd or missing:
         what = f"{odd[0]!r} is unknown or mistyped" if odd else f"{missing[0]!r} is missing"
         raise BatchError(f"Slurm's settings: {what} in {file}. Remedy: give {', '.join(SLURM)}.")
+    for name, least in (("jobs", 1), ("cores", 1), ("gpus", 0)):
+        checks.whole(f"{name} in {file}", found.get(name, least), least)
     return found
 
 

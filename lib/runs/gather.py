@@ -5,19 +5,21 @@
 
 import argparse
 import json
+import shutil
 import sys
 from pathlib import Path
 
-import cv2
 import pandas as pd
+from PIL import Image
 
 from lib import paths
-from lib.errors import BatchError, RecordError, exit_status
+from lib.errors import BatchError, RecordError, UnreadablePictureError, UnsafePathError, exit_status
 from lib.runs import batch_folder, record
 
 FORMATS = ("csv", "parquet")
 PEOPLE, METRICS = "people", "metrics"
 COLUMNS = ("batch", "person", "run", "metric", "arm", "image", "value")  # of metrics where nobody has finished
+FIRST = COLUMNS[:3]  # columns of both tables, in front
 OTHER = "everything else"  # the wall time of a run that no stage of its record names
 
 
@@ -67,11 +69,11 @@ def metrics(folder):
     batch = Path(folder).name
     finished = status[status.state == "finished"]
     rows = [
-        {"batch": batch, "person": row.person, "run": row.folder} | found
+        dict(zip(FIRST, (batch, row.person, row.folder))) | found
         for row in finished.itertuples()
         for found in _record(row)["metrics"]
     ]
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS)
+    return pd.DataFrame(rows, columns=None if rows else COLUMNS)
 
 
 def write(folder, output=None, form="csv", pictures=0):
@@ -79,9 +81,12 @@ def write(folder, output=None, form="csv", pictures=0):
 
     Args: folder, of the batch; output, a folder (the batch's own); form, one of FORMATS; pictures, of how many people
     to copy the restored pictures: those with the least identity.
-    Raises BatchError, RecordError, NoSpaceError.
+    Raises UnsafePathError where the output has a file of that name that is not of this command, UnreadablePictureError,
+    BatchError, RecordError, NoSpaceError.
     """
     output = Path(output or folder)
+    for name in (PEOPLE, METRICS):
+        _check_own(output / f"{name}.{form}")
     tables = {PEOPLE: people(folder), METRICS: metrics(folder)}
     shown = worst(tables[METRICS], pictures, "identity", higher=True)["run"] if pictures else []
     for name, table in tables.items():
@@ -90,6 +95,23 @@ def write(folder, output=None, form="csv", pictures=0):
     for run in shown:
         _copy_pictures(run, output / "pictures")
     return [output / f"{name}.{form}" for name in tables]
+
+
+def _check_own(file):
+    """Raises UnsafePathError for a file that is there and is not a table of this command, such as the input table."""
+    if not file.exists():
+        return
+    try:
+        names = tuple(read(file).columns[: len(FIRST)])
+    except ImportError:  # no pyarrow, which _save says
+        return
+    except (OSError, ValueError):  # neither CSV nor Parquet
+        names = ()
+    if names != FIRST:
+        raise UnsafePathError(
+            f"Not a gathered table: {paths.display_path(file)}, which would be overwritten. "
+            "Remedy: name another folder with -o, or move that file."
+        )
 
 
 def _save(table, part, form):
@@ -145,12 +167,17 @@ def tuned_arm(table):
 
 
 def _copy_pictures(run, output):
-    """The restored pictures of a run at their own size, under the name of the run."""
+    """The restored pictures of a run byte for byte, so with their synthetic mark, under the name of the run."""
     for file in sorted((paths.RUNS / run / "restored").glob("*.png")):
-        picture = cv2.imread(str(file))
-        if picture is not None:
-            with paths.atomic_write(output / f"{Path(run).name}-{file.name}") as part:
-                cv2.imwrite(str(part), picture, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+        try:
+            with Image.open(file, formats=("PNG",)) as picture:
+                picture.verify()
+        except (OSError, ValueError, SyntaxError) as error:
+            raise UnreadablePictureError(
+                f"Picture cannot be read ({error}): {file}. Remedy: remove its run folder and run that person again."
+            ) from error
+        with paths.atomic_write(output / f"{Path(run).name}-{file.name}") as part:
+            shutil.copyfile(file, part)
 
 
 def main(words=None):

@@ -19,7 +19,8 @@ from lib.errors import TimeLimitError
 
 LONGEST_SOCKETS = 85  # characters of a folder; with the names in it, a Unix socket's path may have 107
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when the thread that started it ends
-_running = {}  # the run folder -> process of its kernel
+_lock = threading.Lock()  # of the two below
+_running = {}  # the run folder -> process of its kernel, None before it started
 _ended = {}  # the run folder -> why its kernel was ended
 
 
@@ -34,8 +35,10 @@ class Kernel(AsyncKernelManager):
 
     async def _async_launch_kernel(self, kernel_cmd, **kw):
         await super()._async_launch_kernel(kernel_cmd, **kw)
-        _running[self.folder] = self.provisioner.process
-        if self.folder in _ended:  # while it started
+        with _lock:
+            _running[self.folder] = self.provisioner.process
+            late = self.folder in _ended  # it was ended while it started
+        if late:
             self.provisioner.process.kill()
 
 
@@ -52,15 +55,19 @@ def _dying_with(parent):
 
 
 def end(folder, why):
-    """Kills the kernel of a run folder, in this process; `limited` says why."""
-    _ended[str(folder)] = why
-    if process := _running.get(str(folder)):
+    """Kills the kernel of a run folder, if this process has one or is starting one; `limited` says why."""
+    with _lock:
+        if str(folder) not in _running:
+            return
+        _ended[str(folder)] = why
+        process = _running[str(folder)]
+    if process:
         process.kill()
 
 
 def end_all(folders, why):
-    """`end` for those of the folders that have a kernel in this process (a worker has no others)."""
-    for folder in set(map(str, folders)) & set(_running):
+    """`end` for each of the folders."""
+    for folder in folders:
         end(folder, why)
 
 
@@ -74,6 +81,8 @@ def limited(folder, seconds=None):
     limit = f"it took longer than {seconds:g} s" if seconds else ""
     timer = threading.Timer(seconds or 0, end, (folder, limit))
     timer.daemon = True
+    with _lock:
+        _running[folder] = None
     if seconds:
         timer.start()
     try:
@@ -84,8 +93,9 @@ def limited(folder, seconds=None):
         raise
     finally:
         timer.cancel()
-        _running.pop(folder, None)
-        _ended.pop(folder, None)
+        with _lock:
+            _running.pop(folder, None)
+            _ended.pop(folder, None)
 
 
 @contextmanager

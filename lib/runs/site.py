@@ -2,6 +2,7 @@
 
 `python -m lib.runs.site [-o runs/site]` reads `runs/` as it is. The pages are those that the runner wrote with
 nbconvert; the index is a template. Nothing is fetched from a network but MathJax, where a page has formulas.
+The site's folder is replaced as a whole, so it must be new, empty, or an older site: what else is there is refused.
 """
 
 import argparse
@@ -9,15 +10,17 @@ import html
 import re
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
-import cv2
 import jinja2
 import pandas as pd
+from PIL import Image, PngImagePlugin
 
 from lib import paths
-from lib.errors import RecordError, exit_status
+from lib.errors import RecordError, UnreadablePictureError, UnsafePathError, exit_status
 from lib.runs import batch_folder, folders, pages, parameters, record
 
+MARKER = ".workbook-site"  # the file by which a folder is known as an older site, which may be replaced
 TEMPLATE = Path(__file__).with_name("site.html.j2")
 THUMBNAIL = 112  # pixels a side at most
 SHOWN = 4  # thumbnails of a run at most
@@ -30,28 +33,46 @@ METRICS = {"identity": "identity", "psnr": "PSNR (dB)", "perceptual": "perceptua
 def build(output, runs=None):
     """Builds the site of every run below `runs`; returns the path of its index.
 
-    Finished runs have their executed notebook as a page, and failed people of a batch their partial one.
-    Args: output, a folder, replaced as a whole; runs, a folder (paths.RUNS). Raises RecordError where there is no run.
+    Finished runs have their executed notebook as a page, and failed people of a batch their partial one, if any.
+    Args: output, a folder: new, empty, or an older site, which is replaced as a whole; runs, a folder (paths.RUNS).
+    Raises UnsafePathError for any other output, RecordError where there is no run, UnreadablePictureError.
     """
-    runs = Path(runs or paths.RUNS)
-    errors = _failed(runs)
-    found = [_finished(path, runs) for path in _records(runs, output)]
-    found += [_unfinished(folder, error) for folder, error in errors.items() if _partial(folder)]
+    runs, output = Path(runs or paths.RUNS).resolve(), Path(output).resolve()
+    _check_output(output, runs)
+    found = [_finished(path) for path in _records(runs, output)]
+    found += [_unfinished(folder, row) for folder, row in _failed(runs).items()]
     if not found:
         raise RecordError(f"No runs below {paths.display_path(runs)}. Remedy: run a notebook or a batch first.")
     with paths.atomic_write(output) as part:
         for run in found:
             run["pictures"] = [_thumbnail(file, run["name"], part) for file in run["pictures"]]
-        for before, run, after in zip([None, *found], found, [*found[1:], None]):
+        paged = [run for run in found if run["source"]]
+        for before, run, after in zip([None, *paged], paged, [*paged[1:], None]):
             _page(run, before, after, part / "pages")
         (part / "index.html").write_text(_index(found), encoding="utf-8")
-    return Path(output) / "index.html"
+        (part / MARKER).write_text("python -m lib.runs.site replaces this folder as a whole.\n", encoding="utf-8")
+    return output / "index.html"
+
+
+def _check_output(output, runs):
+    """Raises UnsafePathError where a site would replace something that is no site."""
+    for name, kept in (("the repository", paths.ROOT), ("the runs", runs)):
+        if kept.is_relative_to(output):
+            raise UnsafePathError(
+                f"Not a folder for a site: {output} is or holds {name}, and a site replaces its folder as a whole. "
+                "Remedy: name a new folder with -o, such as runs/site."
+            )
+    if output.exists() and not (output.is_dir() and ((output / MARKER).is_file() or not any(output.iterdir()))):
+        raise UnsafePathError(
+            f"Not a folder for a site: {output} exists and is no older site (it has no {MARKER}). "
+            "Remedy: name a new folder with -o, or remove that one yourself."
+        )
 
 
 def _records(runs, output):
     """Records of finished runs, without those of runs by hand, of refreshed notebooks, and of an older site."""
-    aside = {folders.LIVE, "refresh", batch_folder.BATCHES, Path(output).name}
-    found = sorted(runs.glob(f"*/*/{record.FILE}"))
+    aside = {folders.LIVE, "refresh", batch_folder.BATCHES}
+    found = [path for path in sorted(runs.glob(f"*/*/{record.FILE}")) if not path.is_relative_to(output)]
     return [path for path in found if path.parent.parent.name not in aside and _notebook(path.parent).is_file()]
 
 
@@ -66,17 +87,17 @@ def _partial(folder):
 
 
 def _failed(runs):
-    """Failed people of all batches: dict of run folder to error and message, without those that finished since."""
-    errors = {}
+    """Failed people of all batches: dict of run folder to row of the status, without those that finished since."""
+    rows = {}
     for status in sorted(runs.glob(f"{batch_folder.BATCHES}/*/{batch_folder.STATUS}")):
         for row in batch_folder.read_status(status.parent).itertuples():
             folder = runs / row.folder
             if row.state in ("failed", "set aside") and not _notebook(folder).is_file():
-                errors[folder] = f"{row.state}: {row.error}"
-    return errors
+                rows[folder] = row
+    return rows
 
 
-def _finished(path, runs):
+def _finished(path):
     found, folder = record.read(path), path.parent
     arm, means = _means(pd.DataFrame(found["metrics"]))
     pictures = sorted(folder.glob("restored/*.png"))[:SHOWN]
@@ -102,10 +123,10 @@ def _means(table):
     return arm, {label: values[key] for label, key in labels if key in values.index}
 
 
-def _unfinished(folder, error):
+def _unfinished(folder, row):
+    """A failed person; one that was set aside may have no partial notebook, and then has no page."""
     nothing = {"pictures": [], "means": {}, "arm": "", "seconds": None, "commit": ""}
-    person = folder.name.rpartition("-")[0].replace("people-", "people:")
-    return _run(folder, person) | nothing | {"state": error, "source": _partial(folder)}
+    return _run(folder, row.person) | nothing | {"state": f"{row.state}: {row.error}", "source": _partial(folder)}
 
 
 def _run(folder, person):
@@ -113,15 +134,24 @@ def _run(folder, person):
 
 
 def _thumbnail(file, name, part):
-    """A small copy of a picture in the site: its address from the index, and its alternative text."""
-    picture = cv2.imread(str(file))
-    if picture is None:
-        return None
-    scale = min(1.0, THUMBNAIL / max(picture.shape[:2]))
-    small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    """A small copy of a picture in the site, with the text of its file (a restoration is marked synthetic there).
+
+    Returns its address from the index, and its alternative text. Raises UnreadablePictureError.
+    """
     address = f"thumbnails/{name}-{file.stem}.png"
     (part / "thumbnails").mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(part / address), small)
+    try:
+        with Image.open(file, formats=("PNG",)) as picture:
+            picture.thumbnail((THUMBNAIL, THUMBNAIL))
+            texts = picture.text.items()
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UnreadablePictureError(
+            f"Picture cannot be read ({error}): {file}. Remedy: remove its run folder and run that person again."
+        ) from error
+    notes = PngImagePlugin.PngInfo()
+    for key, text in texts:  # XMP is iTXt, which is UTF-8
+        (notes.add_itxt if isinstance(text, PngImagePlugin.iTXt) else notes.add_text)(key, text)
+    picture.save(part / address, pnginfo=notes)
     return {"src": address, "alt": file.stem.replace("-", " ")}
 
 
@@ -134,9 +164,8 @@ def _page(run, before, after, folder):
         pages.write_html(parameters.load(run["source"]), file)
     text = LINK.sub(r"\1", written.read_text(encoding="utf-8"))
     words = [f'<a href="../index.html">all runs</a> &nbsp; <b>{html.escape(run["person"])}</b>']
-    words += [
-        f'<a href="{other["name"]}.html">{word}</a>' for other, word in ((before, "previous"), (after, "next")) if other
-    ]
+    others = [(other["name"], word) for other, word in ((before, "previous"), (after, "next")) if other]
+    words += [f'<a href="{quote(name)}.html">{word}</a>' for name, word in others]
     style = "position:sticky;top:0;z-index:9;background:#fff;border-bottom:1px solid #ccc;padding:.5em 1em;color:#222"
     bar = f'<nav style="{style}">{" &nbsp; ".join(words)}</nav>'
     start = re.search(r"<body[^>]*>", text).end()
@@ -154,7 +183,7 @@ def main(words=None):
     parser = argparse.ArgumentParser("python -m lib.runs.site", description="Build a static site of the runs.")
     parser.add_argument("-o", "--output", default=str(paths.RUNS / "site"), help="its folder (runs/site)")
     given = parser.parse_args(words)
-    return exit_status(lambda: print(f"site      {paths.display_path(build(Path(given.output).resolve()))}"))
+    return exit_status(lambda: print(f"site      {paths.display_path(build(given.output))}"))
 
 
 if __name__ == "__main__":

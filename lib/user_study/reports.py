@@ -24,12 +24,12 @@ def promises(metrics):
     false = rows[(rows.what == "false positives") & (rows.observer == SPREADS[0]) & (rows["item"] == SPREADS[1])]
     strengths = rows[rows.what == "part B"].groupby("method").coverage.agg(["min", "max"])
     found = {
-        "t, participants and items, holds the truth": _range(held.loc["t"]),
-        "bootstrap, participants and items": _range(held.loc["bootstrap"]),
-        "Wilson, answers taken for independent": _range(held.loc["Wilson"]),
+        "coverage of t, participants and items": _range(held.loc["t"]),
+        "coverage of the bootstrap, participants and items": _range(held.loc["bootstrap"]),
+        "coverage of Wilson, answers taken for independent": _range(held.loc["Wilson"]),
         "false positives of t at 5 %": f"{false.value.iloc[0]:.1%}",
-        "part B: shares by t": _range(strengths.loc["share, t"]),
-        "part B: strengths by the bootstrap": _range(strengths.loc["strength, bootstrap"]),
+        "part B: coverage of shares by t": _range(strengths.loc["share, t"]),
+        "part B: coverage of strengths by the bootstrap": _range(strengths.loc["strength, bootstrap"]),
         "preference that is found with 80 % power": f"{rows[rows.what == 'detectable'].value.iloc[0]:.0%}",
     }
     return pd.Series(found, name="measured").rename_axis("SIMULATED studies, 95 % intervals").to_frame()
