@@ -193,9 +193,10 @@ def _memory(B, part, other):
     adam = 4 * (ADAM - 1) * _count(getattr(B, part), True)
     checkpointed = B.with_(G=_checkpointed(B.G), E=_checkpointed(B.E))
     lowered = 1.5 * trained + frozen / 2 + adam  # autocast keeps a bfloat16 copy of the tuned network's weights
+    kept = _kept(B)
     return {
-        "float32": trained + frozen + adam + _kept(B),
-        "bfloat16": lowered + _kept(B),
+        "float32": trained + frozen + adam + kept,
+        "bfloat16": lowered + kept,
         "bfloat16, checkpointing": lowered + _kept(checkpointed),
     }
 
