@@ -322,25 +322,27 @@ def test_jobs_that_end_or_were_refused_are_submitted_again(monkeypatch):
     quiet = {"host": "127.0.0.1", "dashboard": False}
     cluster = dict(worker={"cls": Job, "options": quiet}, scheduler={"cls": Scheduler, "options": quiet | {"port": 0}})
 
-    def others(client, before):
+    def others(jobs, client, before):
+        """Two workers that were not there before, both of them the cluster's own."""
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             found = set(batch_workers.slots(client))
-            if len(found) == 2 and not found & before:
+            own = {worker.address for worker in list(jobs.workers.values()) if worker.status.name == "running"}
+            if len(found) == 2 and found == own and not found & before:
                 return found
             time.sleep(0.1)
         raise AssertionError(f"still {found}, before {before}")
 
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}):
         with Jobs(**cluster) as jobs, Client(jobs) as client, batch_workers._kept(jobs, 2):
-            first = others(client, set())
+            first = others(jobs, client, set())
             for worker in list(jobs.workers.values()):
                 jobs.sync(worker.close)
-            second = others(client, first)
+            second = others(jobs, client, first)
             for worker in list(jobs.workers.values()):
                 worker.job_id = None
                 jobs.sync(worker.close)
-            others(client, second)
+            others(jobs, client, second)
 
 
 # ---- a run and its kernel

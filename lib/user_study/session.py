@@ -95,9 +95,10 @@ class Session:
         trial = trials[index]
         if not _whole(position, 0, len(trial.options) - 1):
             raise UnknownTrialError(f"No such option: {position!r:.40}. Remedy: choose one that is shown.")
-        if (kept := self.store.position(participant, index)) is not None:
-            return _same(kept, position)
-        if index != self.store.answered(participant):
+        answered = self.store.answered(participant)  # once: another tab may answer at this moment
+        if index < answered:
+            return _same(self.store.position(participant, index), position)
+        if index > answered:
             raise UnknownTrialError(f"Trial {index} is not the next. Remedy: load the page again.")
         seconds, on_server = self._seconds(participant, index, seconds)
         row = dict(participant=participant, trial=index, part=trial.part, kind=trial.kind, item=trial.item)
