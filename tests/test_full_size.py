@@ -145,8 +145,6 @@ def done(files, home):  # noqa: F811
 def executed(words, home, in_kernel):
     notebook = parameters.find(words[0])
     smaller = {"SYSTEM": home / "weights" / "sd21-diffbir", "BASELINES": home / "weights" / "baselines", **SMALLER}
-    if not in_kernel:
-        smaller["PRECISION"] = "float32"  # the first command has bfloat16, which is slow without units for it
     if "params/full_published_code.yaml" in words:
         smaller["BASELINES"] = home / "baselines"  # this run has both baselines
     if "ALIGNER" in words:

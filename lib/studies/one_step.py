@@ -208,7 +208,7 @@ def summary(metrics, against=DUAL):
     """A table of the systems of a record: means, and in brackets the paired 95 % interval of the difference to one.
 
     Args: metrics, rows of a record; against, the system that the others are compared with. The last column is how many
-    times as fast as that system each one was where nothing else ran: in the rows of question "live".
+    times as fast as that system each one was in the rows of question "live", timed in one run on one person.
     """
     rows = pd.DataFrame(metrics)
     alone = rows[rows.question == "live"].set_index("system")["s a picture"]
