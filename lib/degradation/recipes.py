@@ -122,6 +122,8 @@ _TINY_2 = replace(_TINY, kernel=(9, 9), sigma=(0.2, 1.0), down=(1.0, 1.6), noise
 _HEAVY = replace(_TINY, sigma=(0.8, 2.5), down=(3.5, 5.0), noise=(4, 16), jpeg=(30, 80))
 _HEAVY_2 = replace(_TINY_2, down=(1.43, 1.6), noise=(0, 10), jpeg=(30, 80))
 _EXTREME, _EXTREME_2 = replace(_HEAVY, down=(5.0, 8.0)), replace(_HEAVY_2, down=(1.6, 1.8))
+_PHOTO = Stage(_PLAIN, kernel=(11, 11), sigma=(0.1, 3.0), down=(1.0, 8.0))
+_PHOTO_HEAVY = replace(_PHOTO, sigma=(0.8, 3.0), down=(5.0, 8.0), noise=(4, 15), jpeg=(30, 80))
 _DPT = Stage(_PLAIN, sigma=(0.1, 10.0), down=(0.8, 8.0), noise=(0, 20), jpeg=(60, 99))
 
 RECIPES = {
@@ -146,6 +148,8 @@ RECIPES = {
             (_EXTREME, _EXTREME_2),
             source="this workbook: r = 8 to 14 in all, too little to tell who it is",
         ),
+        Recipe("photo", 128, (_PHOTO,), source="ranges of codeformer for 128 px: sigma a quarter, r to 8 instead of 12"),
+        Recipe("photo-heavy", 128, (_PHOTO_HEAVY,), source="this workbook: the heavy end of photo, r = 5 to 8"),
     )
 }
 

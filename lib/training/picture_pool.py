@@ -23,7 +23,7 @@ class Pool:
     pictures: torch.Tensor  # (N, 3, H, W) uint8
     person: torch.Tensor  # (N,) index into the people
     captions: list
-    genes: torch.Tensor  # (people, K)
+    genes: torch.Tensor | None  # (people, K); None where nobody knows them
     landmarks: torch.Tensor  # (N, 68, 2) in [-1, 1]
     degraded: torch.Tensor | None = None  # (N, 3, H, W) uint8
 
@@ -64,7 +64,7 @@ def make_pool(count, shots, size=128, start=0, workers=2):
     people = procedural.people_of("train", count, start)
     procedural.require(people, "train")
     jobs = [(people[i : i + CHUNK], shots, size, i) for i in range(0, count, CHUNK)]
-    parts = list(tqdm(_run_jobs(jobs, workers), total=len(jobs), desc="render", mininterval=2))
+    parts = run_jobs(_render, jobs, workers, "render")
     pictures, degraded, landmarks = (torch.from_numpy(np.concatenate([p[k] for p in parts])) for k in range(3))
     return Pool(
         pictures=pictures.permute(0, 3, 1, 2).contiguous(),
@@ -76,13 +76,17 @@ def make_pool(count, shots, size=128, start=0, workers=2):
     )
 
 
-def _run_jobs(jobs, workers):
+def run_jobs(function, jobs, workers, name):
+    """The results of a function of one argument for every job, in order, with a progress bar.
+
+    Args: workers, processes to run in (1 runs in this process); name, of the progress bar.
+    """
+    shown = dict(total=len(jobs), desc=name, mininterval=2)
     if workers == 1:
-        yield from map(_render, jobs)
-        return
+        return list(tqdm(map(function, jobs), **shown))
     # fresh processes: a fork would copy the threads of torch and OpenCV in whatever state they are
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
-        yield from executor.map(_render, jobs)
+        return list(tqdm(executor.map(function, jobs), **shown))
 
 
 def _render(job):

@@ -1,0 +1,119 @@
+"""Training pictures of the photo system: aligned square photographs, augmented and degraded.
+
+The shipped system was trained on SFHQ (David Beniaguev, MIT): photographs of people who do not exist.
+"""
+
+import cv2
+import numpy as np
+import torch
+
+from lib.degradation.degrade import apply
+from lib.degradation.settings import sample
+from lib.models.system import CLASS_PROMPT
+from lib.people import picture_folders, procedural
+from lib.people.picture_files import load_picture
+from lib.training.picture_pool import CHUNK, Pool, run_jobs
+
+EDGE = 1 / 64  # of the side: left out, because some crops keep a hair of the sheet that they were cut from
+EVERY = 10  # the last of so many photographs is held out
+MIXTURE = (("photo", False), ("photo-heavy", False), ("photo", False), ("photo-heavy", False), ("realesrgan", True))
+
+
+def split(folder):
+    """The photographs of a folder by name, every tenth held out: a dict of two lists of files, "train" and "held out".
+
+    Raises as `lib.people.picture_folders.list_pictures`.
+    """
+    files = picture_folders.list_pictures(folder)
+    held_out = files[EVERY - 1 :: EVERY]
+    return {"train": [file for file in files if file not in set(held_out)], "held out": held_out}
+
+
+def read(file, size):
+    """A photograph without its edge, uint8 (size, size, 3). Raises as `lib.people.picture_files.load_picture`."""
+    return augment(load_picture(file), size)[0]
+
+
+def make_photo_pool(files, copies, size=128, seed=0, workers=2):
+    """Read photographs, augment each several times and degrade every copy once.
+
+    Args: files, aligned square photographs; copies, of each: the first is the photograph itself; size, side in pixels;
+    seed, of augmentations and degradations; workers, processes (1 works in this process).
+    Returns a Pool, whose captions are the class prompt. Raises as `load_picture`.
+    """
+    jobs = [(files[i : i + CHUNK], copies, size, seed, i) for i in range(0, len(files), CHUNK)]
+    parts = [list(column) for column in zip(*run_jobs(_prepare, jobs, workers, "read photographs"))]
+    pictures, degraded, matrices = (torch.from_numpy(np.concatenate(part)) for part in parts)
+    return Pool(
+        pictures=pictures.permute(0, 3, 1, 2).contiguous(),
+        degraded=degraded.permute(0, 3, 1, 2).contiguous(),
+        person=torch.arange(len(files)).repeat_interleave(copies),
+        captions=[CLASS_PROMPT] * len(pictures),
+        genes=None,
+        landmarks=moved(typical_landmarks(size), matrices, size),
+    )
+
+
+def typical_landmarks(size):
+    """The mean landmarks of 16 drawn people, who share the photographs' template: (68, 2) in pixels."""
+    people = procedural.people_of("train", 16)
+    return procedural.render([(person, person.shot(0)) for person in people], size).landmarks.mean(0)
+
+
+def moved(points, matrices, size):
+    """Points (L, 2) in pixels after each of the matrices (N, 2, 3), as (N, L, 2) float32 in [-1, 1]."""
+    points = torch.as_tensor(points, dtype=torch.float32)
+    matrices = matrices.float()
+    return (points @ matrices[:, :, :2].mT + matrices[:, None, :, 2]) / (size / 2) - 1
+
+
+def augment(picture, size, rng=None):
+    """A photograph without its edge, mirrored, turned, scaled, shifted and relit at random.
+
+    Args: picture, uint8 (S, S, 3), S >= size; size, side in pixels; rng, numpy Generator, or None for no change.
+    Returns uint8 (size, size, 3), and the (2, 3) matrix in pixels of the result that moves a point of the unchanged one.
+    """
+    edge = round(len(picture) * EDGE)
+    inner = picture[edge : len(picture) - edge, edge : len(picture) - edge]
+    whole = cv2.copyMakeBorder(inner, *[edge] * 4, cv2.BORDER_REFLECT_101)
+    if rng is None:
+        return cv2.resize(whole, (size, size), interpolation=cv2.INTER_AREA), np.eye(2, 3)
+    matrix = _random_matrix(rng, size)
+    enlarged = matrix.copy()
+    enlarged[:, 2] *= len(whole) / size
+    warped = cv2.warpAffine(whole, enlarged, whole.shape[1::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+    return _relight(cv2.resize(warped, (size, size), interpolation=cv2.INTER_AREA), rng), matrix
+
+
+def _random_matrix(rng, size):
+    centre = (size - 1) / 2
+    turn, scale = float(np.clip(rng.normal(0, 4), -10, 10)), float(np.exp(rng.uniform(-0.1, 0.12)))
+    matrix = cv2.getRotationMatrix2D((centre, centre), turn, scale)
+    matrix[:, 2] += rng.uniform(-0.03, 0.03, 2) * size
+    if rng.random() < 0.5:
+        matrix[0] = [-matrix[0, 0], -matrix[0, 1], size - 1 - matrix[0, 2]]
+    return matrix
+
+
+def _relight(picture, rng):
+    """Another exposure, contrast, saturation and white balance."""
+    values = (picture / 255.0) ** np.exp(rng.normal(0, 0.15))
+    grey = values.mean(2, keepdims=True)
+    values = grey + (values - grey) * np.exp(rng.normal(0, 0.2))
+    values = (values - 0.5) * np.exp(rng.normal(0, 0.08)) + 0.5
+    return np.uint8(np.clip(values * np.exp(rng.normal(0, 0.05, 3)), 0, 1) * 255 + 0.5)
+
+
+def _prepare(job):
+    files, copies, size, seed, first = job
+    pictures, degraded, matrices = [], [], []
+    for number, file in enumerate(files, first):
+        photograph = load_picture(file)
+        for copy in range(copies):
+            rng = np.random.default_rng([seed, number, copy])
+            picture, matrix = augment(photograph, size, rng if copy else None)
+            recipe, scale_sigma = MIXTURE[(number + copy) % len(MIXTURE)]
+            degraded.append(apply(picture, sample(recipe, rng, size, scale_sigma)))
+            pictures.append(picture)
+            matrices.append(matrix)
+    return np.stack(pictures), np.stack(degraded), np.stack(matrices)
