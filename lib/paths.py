@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 DATA = ROOT / "data"
 SYSTEM = DATA / "system"
+PHOTO_SYSTEM = DATA / "photo_system"
 RESULTS = DATA / "results"
 PARAMS = ROOT / "params"
 LONGEST_NAME = 255  # bytes: what common file systems allow

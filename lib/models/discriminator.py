@@ -1,4 +1,4 @@
-"""The discriminator of eq. 5 of HonestFace: a small head on features of the frozen G, which sees noisy latents."""
+"""The discriminator of eq. 5 of HonestFace, a small head on features of the frozen G, and one of patches of pictures."""
 
 import torch.nn.functional as F
 from torch import nn
@@ -35,6 +35,17 @@ class Discriminator(nn.Module):
     def frozen(self, features):
         """The logits by weights without gradients: for the generator's loss, which must not train D."""
         return functional_call(self, {name: weight.detach() for name, weight in self.named_parameters()}, (features,))
+
+
+class PatchDiscriminator(Discriminator):
+    """Logits (N, 1, H/4, W/4) of pictures (N, 3, H, W) in [-1, 1]: each sees a patch of 20 px. For the decoder."""
+
+    def __init__(self, fold=4, width=64):
+        super().__init__(width)
+        self.fold, self.first = fold, nn.Conv2d(3 * fold**2, width, 3, padding=1)
+
+    def forward(self, pictures):
+        return super().forward(self.first(F.pixel_unshuffle(pictures, self.fold)))
 
 
 def generator_loss(logits):

@@ -69,6 +69,34 @@ def build_tiny(words, seed=0, latent_channels=12):
     return System(G, encoder_from(G), vae, text_encoder, tokenizer, ddpm(), cleaner)
 
 
+@torch.no_grad()
+def widened(B, latent_channels):
+    """The system with more latent channels: it computes the same, and its further channels are untrained.
+
+    Args: B, a system of fewer channels; latent_channels. Returns a System, whose other parts are those of B.
+    """
+    C = {"in_channels": latent_channels, "out_channels": latent_channels}
+    G = UNet2DConditionModel.from_config({**B.G.config, **C})
+    E = type(B.E).from_config({**B.E.config, "in_channels": latent_channels})
+    vae = AutoencoderKL.from_config({**B.vae.config, "latent_channels": latent_channels})
+    for new, old in ((G, B.G), (E, B.E), (vae, B.vae)):
+        for name, weight in new.state_dict().items():
+            kept, moments = old.state_dict()[name], name.startswith(("encoder.conv_out", "quant_conv"))
+            if moments:  # its rows are means, then logarithms of variances
+                weight, kept = _by_moment(weight, latent_channels), _by_moment(kept, B.vae.config.latent_channels)
+            weight[tuple(slice(side) for side in kept.shape[: 1 + moments])] = 0  # old rows ignore new channels
+            weight[tuple(slice(side) for side in kept.shape)] = kept
+    return B.with_(G=G, E=E, vae=vae)
+
+
+def _by_moment(weight, channels):
+    """A view in which every axis of twice the channels is split in two."""
+    for axis in reversed(range(weight.ndim)):
+        if weight.shape[axis] == 2 * channels:
+            weight = weight.unflatten(axis, (2, channels))
+    return weight
+
+
 def build_tokenizer(words):
     """Build a CLIP tokenizer in which each of `words`, and the rare token "sks", is one token.
 

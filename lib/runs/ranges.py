@@ -36,7 +36,7 @@ MOST = {
     "LORA": 1024,
     "RATE": 1.0,
 }
-RECIPES = ("none", "codeformer", "dpt", "realesrgan", "tiny", "tiny-heavy", "tiny-extreme")
+RECIPES = ("none", "codeformer", "dpt", "realesrgan", "tiny", "tiny-heavy", "tiny-extreme", "photo", "photo-heavy")
 CHOICES = {  # what other modules offer; a test holds the two together
     "ARM": ("swap", "in-context", "encoder-only", "swap + model pivot", "dual pivot"),
     "RECIPES": RECIPES,
@@ -50,6 +50,7 @@ CHOICES = {  # what other modules offer; a test holds the two together
 }
 PROCEDURAL = re.compile(r"people:[0-9]{1,18}")
 RANDOM = "random"  # SYSTEM of notebook 22: random weights of full size
+SHIPPED = ""  # SYSTEM: the shipped one of the person's kind
 TRAINING_DIGITS = range(8)  # last digits of the seeds of people that the shipped weights were trained on
 PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 
@@ -88,7 +89,7 @@ def check_places(values):
         _check_person(name, measured="SCORER" in values)
     system = values.get("SYSTEM", RANDOM)
     folder = folders.named_path(system)
-    if system != RANDOM and not (folder and (folder / "unet").is_dir()):
+    if system not in (RANDOM, SHIPPED) and not (folder and (folder / "unet").is_dir()):
         raise ParameterError(
             f"No system folder: {system!r:.200}. Remedy: give data/system, or convert published weights (lib.convert)."
         )

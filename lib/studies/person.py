@@ -14,6 +14,7 @@ from lib.metrics import identity
 from lib.models.precision import Precision, move_to_device
 from lib.people import procedural
 from lib.people.person import load_folder, procedural_person
+from lib.people.person_card import read_card
 from lib.people.picture_files import load_picture, save_picture
 from lib.restoration.photographs import PersonFinder
 from lib.restoration.sampling import generate
@@ -55,6 +56,20 @@ def _procedural(name, recipe, size, references, inputs):
     drawn = procedural_person(name, size, references, inputs)
     seeds = [person.seed * 100 + k for k in range(inputs)]
     return replace(drawn, inputs=degrade(drawn.targets, recipe, seeds))
+
+
+def system_for(name, system=""):
+    """The folder of the system that restores a person: the one given, else the shipped one of the person's kind.
+
+    Args: name, as of `open_person`; system, a folder, or "" for data/photo_system where the person of a folder is real,
+    data/system for drawn people. A plain folder shows a real person.
+    Returns a path, seen from the repository. Raises PersonCardError where the card of the folder cannot be read.
+    """
+    if system:
+        return system
+    folder = None if str(name).startswith("people:") else paths.from_root(name)
+    real = folder is not None and (not (folder / "person.yaml").is_file() or read_card(folder)["real"])
+    return paths.display_path(paths.PHOTO_SYSTEM if real else paths.SYSTEM)
 
 
 def check_scorer(person):

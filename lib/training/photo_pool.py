@@ -81,7 +81,9 @@ def augment(picture, size, rng=None):
     matrix = _random_matrix(rng, size)
     enlarged = matrix.copy()
     enlarged[:, 2] *= len(whole) / size
-    warped = cv2.warpAffine(whole, enlarged, whole.shape[1::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+    warped = cv2.warpAffine(
+        whole, enlarged, whole.shape[1::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
+    )
     return _relight(cv2.resize(warped, (size, size), interpolation=cv2.INTER_AREA), rng), matrix
 
 

@@ -1,4 +1,4 @@
-"""Training of the tiny system on procedural people of the training split: autoencoder, cleaner, G, E.
+"""Training of the small systems, on drawn people or on photographs: autoencoder, cleaner, G, E.
 
 Every stage defines a loss and hands it to the training loop, which averages weights, writes checkpoints and resumes to
 the same result. `**options` of every stage are those of the loop.
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.training_utils import compute_snr
 
+from lib.models.discriminator import PatchDiscriminator, discriminator_loss, generator_loss
 from lib.models.precision import Precision
 from lib.models.system import CLASS_PROMPT
 from lib.training.trainer import Training, train
@@ -40,18 +41,45 @@ def fit_autoencoder(B, pool, *, batch=4, kl=1e-4, **options):
 
     def loss_of(g):
         i, x = pool.batch(batch, g)
-        weight = face_weight(pool.landmarks[i.to(pool.landmarks.device)].to(x), x.shape[-1])  # (N, 1, H, W)
         posterior = B.posterior(x)
         eps = torch.randn(posterior.mean.shape, generator=g, device=g.device)
-        error = B.picture(posterior.mean + posterior.std * eps).float() - x
-        edges = sum((weight.narrow(d, 1, x.shape[d] - 1) * torch.diff(error, dim=d).abs()).mean() for d in (2, 3))
-        pixels = (weight * (error.abs() + 4 * error.square())).mean()
-        return pixels + edges + kl * posterior.kl().mean() / eps[0].numel()
+        decoded = B.picture(posterior.mean + posterior.std * eps)
+        return pixel_loss(decoded, x, pool.landmarks, i) + kl * posterior.kl().mean() / eps[0].numel()
 
     losses = fit("autoencoder", [B.vae], loss_of, **options)
     deviation = float(latents(B, pool.pictures[:512], scaled=False).std())
     B.vae.register_to_config(scaling_factor=round(1 / deviation, 5))
     return losses
+
+
+def fit_decoder(B, pool, *, batch=4, texture=0.0, spread=0.05, **options):
+    """Train the decoder on latents of the finished encoder, which stay as they are; G and E need not be trained again.
+
+    Args: texture, weight of the loss by a discriminator of small patches, which is trained beside the decoder; 0 leaves
+    it out; spread, standard deviation of noise on the latents, which have variance 1. Returns the losses.
+    Source: Esser et al. 2021, section 3.1, with a constant weight.
+    """
+    z, D = latents(B, pool.pictures), PatchDiscriminator().to(B.device)
+
+    def loss_of(g):
+        i, x = pool.batch(batch, g)
+        noisy = z[i] + spread * torch.randn(z[i].shape, generator=g, device=g.device)
+        decoded = B.picture(noisy / B.vae.config.scaling_factor)
+        pixels = pixel_loss(decoded, x, pool.landmarks, i)
+        if not texture:
+            return pixels
+        return pixels + texture * generator_loss(D.frozen(decoded)) + discriminator_loss(D(decoded.detach()), D(x))
+
+    modules = [B.vae.decoder, B.vae.post_quant_conv, *([D] if texture else [])]
+    return fit("decoder", modules, loss_of, **options)
+
+
+def pixel_loss(decoded, x, landmarks, i):
+    """Absolute and squared errors and errors of edges, weighted by `face_weight`; pictures (N, 3, H, W), a scalar."""
+    weight = face_weight(landmarks[i.to(landmarks.device)].to(x), x.shape[-1])  # (N, 1, H, W)
+    error = decoded.float() - x
+    edges = sum((weight.narrow(d, 1, x.shape[d] - 1) * torch.diff(error, dim=d).abs()).mean() for d in (2, 3))
+    return (weight * (error.abs() + 4 * error.square())).mean() + edges
 
 
 def face_weight(landmarks, size, reach=0.16, most=4.0):
