@@ -1,0 +1,102 @@
+"""People with a few good photographs: some are held out, degraded and restored by what was tuned on the others."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from lib.degradation.degrade import degrade
+from lib.errors import MissingPicturesError
+from lib.metrics import identity
+from lib.metrics.image import psnr
+from lib.metrics.registry import TABLE, compute, metric_inputs
+from lib.models.personal_weights import picture_hash
+from lib.runs.record import write_json
+from lib.studies import arms
+from lib.studies.study import rows_of
+
+
+def hold_out(person, places, recipe, seed=0, most=None):
+    """The person with some references as ground truth, degraded into inputs, and the others to tune on.
+
+    Args: person, a Person; places, indices of the references held out; recipe; seed, of the degradations; most, of the
+    other references, the first ones, None for all. Returns a Person. Raises MissingPicturesError if none is left.
+    """
+    others = [k for k in range(len(person.references)) if k not in set(places)][:most]
+    if not others:
+        raise MissingPicturesError(f"No reference is left: {person.name}. Remedy: hold fewer of them out.")
+    targets = person.references[list(places)]
+    seeds = [1000 * seed + place for place in places]
+    stems = [f"reference{place + 1}" for place in places]
+    inputs = degrade(targets, recipe, seeds)
+    return replace(person, references=person.references[others], targets=targets, inputs=inputs, stems=stems)
+
+
+def folds(count, size):
+    """Indices 0 to count - 1 in lists of at most `size`: each is held out once."""
+    return [list(range(count))[k : k + size] for k in range(0, count, size)]
+
+
+def run(B, plan, wanted, people, scorers, folder, distance=None):
+    """Tune, restore and score people that `hold_out` made, or people with inputs and no ground truth.
+
+    Each is kept in a file of `folder`, so that an interrupted study continues.
+    Args: B; plan, of lib.studies.arms; wanted, the arms; people, label -> Person; scorers, name -> recogniser, as of
+    `identity.embed`; folder; distance, a function of two batches (N, 3, S, S) -> (N,), or None.
+    Returns rows (person, fold, arm, image, seed, metric, value), and label -> {arm: restorations (K, N, 3, S, S)} of
+    the people computed now.
+    """
+    rows, pictures = [], {}
+    for label, person in people.items():
+        file = Path(folder) / f"{label}.json"
+        key = json.dumps([B.fingerprint(), plan.key(), list(wanted), picture_hash(person.references), sorted(scorers)])
+        kept = json.loads(file.read_text()) if file.is_file() else {}
+        if kept.get("key") != key:
+            tuned = arms.tune_arms(B, person, plan, wanted)
+            pictures[label] = arms.restore_arms(tuned, person.inputs, plan, [B])
+            kept = {"key": key, "rows": score(person, label, pictures[label], scorers, distance)}
+            write_json(file, kept)
+        rows += kept["rows"]
+    return rows, pictures
+
+
+def score(person, label, restored, scorers, distance=None):
+    """Rows of every arm and of the input: PSNR, the distance, and identity by every scorer; arguments as of `run`."""
+    rows = []
+    for arm, batches in {"input": person.inputs[None], **restored}.items():
+        for seed, batch in enumerate(batches):
+            values = _values(person, batch, scorers, distance)
+            rows += rows_of(values, person=person.name, fold=label, arm=arm, seed=seed)
+    return rows
+
+
+def _values(person, batch, scorers, distance):
+    """metric -> (N,) of one batch of restorations."""
+    values = {}
+    if person.targets is not None:
+        values["psnr"] = psnr(batch, person.targets)
+        if distance is not None:
+            values["distance"] = distance(batch, person.targets)
+    for name, scorer in scorers.items():
+        inputs = metric_inputs(batch, person.targets, None, person.references, scorer)
+        known = ("identity", "to_references") if person.targets is not None else ("to_references",)
+        values |= {f"{metric} {name}": compute(TABLE[metric], inputs) for metric in known}
+    return values
+
+
+def ceiling(B, person, scorers):
+    """Rows (person, scorer, what, value): the same photographs against the others' mean, and through the autoencoder.
+
+    "photograph" is what a perfect restoration would score, "autoencoder" what the decoder lets through.
+    """
+    rows = []
+    for name, scorer in scorers.items():
+        good = identity.embed(person.references, scorer)  # (R, D)
+        decoded = identity.embed(B.decode(B.encode(person.references)).cpu(), scorer)
+        for what, embedded in (("photograph", good), ("autoencoder", decoded)):
+            for k in range(len(good)):
+                others = torch.cat([good[:k], good[k + 1 :]])
+                value = float(identity.to_references(embedded[k : k + 1], others))
+                rows.append({"person": person.name, "scorer": name, "what": what, "value": value})
+    return rows
