@@ -148,9 +148,7 @@ RECIPES = {
             (_EXTREME, _EXTREME_2),
             source="this workbook: r = 8 to 14 in all, too little to tell who it is",
         ),
-        Recipe(
-            "photo", 128, (_PHOTO,), source="ranges of codeformer for 128 px: sigma a quarter, r to 8 instead of 12"
-        ),
+        Recipe("photo", 128, (_PHOTO,), source="codeformer for 128 px: sigma a quarter, r to 8"),
         Recipe("photo-heavy", 128, (_PHOTO_HEAVY,), source="this workbook: the heavy end of photo, r = 5 to 8"),
     )
 }

@@ -71,7 +71,7 @@ def augment(picture, size, rng=None):
     """A photograph without its edge, mirrored, turned, scaled, shifted and relit at random.
 
     Args: picture, uint8 (S, S, 3), S >= size; size, side in pixels; rng, numpy Generator, or None for no change.
-    Returns uint8 (size, size, 3), and the (2, 3) matrix in pixels of the result that moves a point of the unchanged one.
+    Returns uint8 (size, size, 3), and the (2, 3) matrix in its pixels that moves a point of the unchanged one.
     """
     edge = round(len(picture) * EDGE)
     inner = picture[edge : len(picture) - edge, edge : len(picture) - edge]
@@ -81,9 +81,8 @@ def augment(picture, size, rng=None):
     matrix = _random_matrix(rng, size)
     enlarged = matrix.copy()
     enlarged[:, 2] *= len(whole) / size
-    warped = cv2.warpAffine(
-        whole, enlarged, whole.shape[1::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
-    )
+    how = dict(flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+    warped = cv2.warpAffine(whole, enlarged, whole.shape[1::-1], **how)
     return _relight(cv2.resize(warped, (size, size), interpolation=cv2.INTER_AREA), rng), matrix
 
 
