@@ -1,0 +1,103 @@
+"""Quality of a photo system on photographs that no training saw, and whether it remembers its training photographs."""
+
+import functools
+
+import numpy as np
+import onnxruntime
+import pandas as pd
+import torch
+
+from lib.degradation.degrade import degrade
+from lib.errors import WeightsError
+from lib.metrics import identity, sets
+from lib.metrics.image import psnr
+from lib.paths import from_root
+from lib.restoration.sampling import restore
+from lib.studies.statistics import interval
+
+IMAGENET = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])  # mean, standard deviation
+SMALL = 16  # pixels a side of the thumbnails that pixel distances compare
+
+
+def lpips_file(file):
+    """LPIPS by an ONNX file that reads two ImageNet-normalised pictures: a function of two batches -> (N,).
+
+    Args: file, an ONNX file of inputs "ref" and "dist". Raises WeightsError where it cannot be read.
+    """
+    try:
+        session = onnxruntime.InferenceSession(str(from_root(file)), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has an exception for every kind of damage
+        raise WeightsError(f"No LPIPS network: {file} ({error!s:.100}). Remedy: check the path.") from error
+    return functools.partial(_lpips, session)
+
+
+def _lpips(session, a, b):
+    pairs = zip(*(((x.cpu() + 1) / 2 - IMAGENET[0, :, None, None]) / IMAGENET[1, :, None, None] for x in (a, b)))
+    return torch.cat(
+        [torch.from_numpy(session.run(None, {"ref": x[None].numpy(), "dist": y[None].numpy()})[0]) for x, y in pairs]
+    )
+
+
+def restorations(B, photographs, recipe, steps=50, seed=0):
+    """name -> (N, 3, S, S): "degraded", "cleaned", "blind" and "autoencoder" of photographs (N, 3, S, S)."""
+    seeds = range(seed, seed + len(photographs))
+    degraded = degrade(photographs, recipe, seeds)
+    return {
+        "degraded": degraded,
+        "cleaned": B.clean(degraded).cpu(),
+        "blind": restore(B, degraded, seeds=seeds, steps=steps).cpu(),
+        "autoencoder": B.decode(B.encode(photographs)).cpu(),
+    }
+
+
+def quality(photographs, made, distance=None):
+    """PSNR and distance of what `restorations` returned, with 95 % intervals over the photographs.
+
+    Args: photographs (N, 3, S, S); made; distance, as of `lpips_file`, or None.
+    Returns a DataFrame (picture, PSNR (dB), gain, low, high, and LPIPS): the gain is over the degraded photograph.
+    """
+    values = {name: psnr(pictures, photographs) for name, pictures in made.items()}
+    rows = []
+    for name, pictures in made.items():
+        gain = (values[name] - values["degraded"]).numpy()
+        row = {"picture": name, "PSNR (dB)": float(values[name].mean()), "gain": float(gain.mean())}
+        row |= dict(zip(("low", "high"), interval(gain) if name != "degraded" else (0.0, 0.0)))
+        rows.append(row | ({} if distance is None else {"LPIPS": float(distance(pictures, photographs).mean())}))
+    return pd.DataFrame(rows)
+
+
+def sets_apart(made, others, scorer=None, names=("degraded", "cleaned", "blind", "autoencoder")):
+    """FID and KID of each set of pictures against other photographs, as of `lib.metrics.sets.distribution`."""
+    tables = [sets.distribution(made[name], others, scorer).assign(picture=name) for name in names]
+    return pd.concat(tables, ignore_index=True)
+
+
+def nearest(pictures, training, scorer=None):
+    """The nearest training photograph of each picture, by small pixels and by embeddings.
+
+    Args: pictures (N, 3, S, S); training (M, 3, S, S), mirrored ones are added here; scorer, as of `identity.embed`.
+    Returns a DataFrame with N rows: pixel distance (root mean square, 0 to 1), pixel place, cosine, cosine place;
+    places are indices of `training`.
+    """
+    both = torch.cat([training, training.flip(3)])  # (2 M, 3, S, S)
+    small = [torch.nn.functional.interpolate(x, SMALL, mode="area").flatten(1) / 2 for x in (pictures, both)]
+    distance = torch.cdist(*small) / small[0].shape[1] ** 0.5  # (N, 2 M)
+    cosine = identity.embed(pictures, scorer) @ identity.embed(training, scorer).T  # (N, M)
+    by_pixels, by_face = distance.min(1), cosine.max(1)
+    columns = {"pixel distance": by_pixels.values, "pixel place": by_pixels.indices % len(training)}
+    columns |= {"cosine": by_face.values, "cosine place": by_face.indices}
+    return pd.DataFrame({name: column.numpy() for name, column in columns.items()})
+
+
+def remembered(samples, held_out, quantile=0.99):
+    """How many samples are nearer to a training photograph than all but a hundredth of photographs that were held out.
+
+    Args: samples, held_out, tables of `nearest`. Returns name -> fraction of the samples; about 1 - quantile where the
+    system remembers nothing.
+    """
+    pixels = np.quantile(held_out["pixel distance"], 1 - quantile)
+    face = np.quantile(held_out["cosine"], quantile)
+    return {
+        "by pixels": float((samples["pixel distance"] < pixels).mean()),
+        "by embeddings": float((samples["cosine"] > face).mean()),
+    }
