@@ -1,4 +1,4 @@
-"""The discriminator of eq. 5 of HonestFace, a small head on features of the frozen G; another of patches of pictures."""
+"""The discriminator of eq. 5 of HonestFace, a head on features of the frozen G; and one of patches of pictures."""
 
 import torch.nn.functional as F
 from torch import nn

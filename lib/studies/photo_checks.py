@@ -59,9 +59,9 @@ def quality(photographs, made, distance=None):
     values = {name: psnr(pictures, photographs) for name, pictures in made.items()}
     rows = []
     for name, pictures in made.items():
-        gain = (values[name] - values["degraded"]).numpy()
-        row = {"picture": name, "PSNR (dB)": float(values[name].mean()), "gain": float(gain.mean())}
-        row |= dict(zip(("low", "high"), interval(gain) if name != "degraded" else (0.0, 0.0)))
+        gain = interval(values[name] - values["degraded"])
+        row = {"picture": name, "PSNR (dB)": float(values[name].mean()), "gain": gain["mean"]}
+        row |= {end: gain[end] for end in ("low", "high")} if name != "degraded" else {}
         rows.append(row | ({} if distance is None else {"LPIPS": float(distance(pictures, photographs).mean())}))
     return pd.DataFrame(rows)
 
