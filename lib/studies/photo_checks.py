@@ -54,22 +54,25 @@ def quality(photographs, made, distance=None):
     """PSNR and distance of what `restorations` returned, with 95 % intervals over the photographs.
 
     Args: photographs (N, 3, S, S); made; distance, as of `lpips_file`, or None.
-    Returns a DataFrame (picture, PSNR (dB), gain, low, high, and LPIPS): the gain is over the degraded photograph.
+    Returns a list of dicts (picture, PSNR (dB), LPIPS and, over the degraded photograph, gain, low, high).
     """
     values = {name: psnr(pictures, photographs) for name, pictures in made.items()}
     rows = []
     for name, pictures in made.items():
         gain = interval(values[name] - values["degraded"])
-        row = {"picture": name, "PSNR (dB)": float(values[name].mean()), "gain": gain["mean"]}
-        row |= {end: gain[end] for end in ("low", "high")} if name != "degraded" else {}
+        row = {"picture": name, "PSNR (dB)": float(values[name].mean())}
+        row |= {"gain": gain["mean"], "low": gain["low"], "high": gain["high"]} if name != "degraded" else {}
         rows.append(row | ({} if distance is None else {"LPIPS": float(distance(pictures, photographs).mean())}))
-    return pd.DataFrame(rows)
+    return rows
 
 
-def sets_apart(made, others, scorer=None, names=("degraded", "cleaned", "blind", "autoencoder")):
-    """FID and KID of each set of pictures against other photographs, as of `lib.metrics.sets.distribution`."""
-    tables = [sets.distribution(made[name], others, scorer).assign(picture=name) for name in names]
-    return pd.concat(tables, ignore_index=True)
+def sets_apart(made, others, scorer=None):
+    """Rows (picture, metric, value) of FID and KID of each set against other photographs, as of `sets.distribution`."""
+    return [
+        {"picture": name, "metric": row.metric, "value": row.value}
+        for name, pictures in made.items()
+        for row in sets.distribution(pictures, others, scorer).itertuples()
+    ]
 
 
 def nearest(pictures, training, scorer=None):
@@ -92,8 +95,8 @@ def nearest(pictures, training, scorer=None):
 def remembered(samples, held_out, quantile=0.99):
     """How many samples are nearer to a training photograph than all but a hundredth of photographs that were held out.
 
-    Args: samples, held_out, tables of `nearest`. Returns name -> fraction of the samples; about 1 - quantile where the
-    system remembers nothing.
+    Args: samples, held_out, tables of `nearest`. Returns the number of samples and name -> fraction of them; about
+    1 - quantile where the system remembers nothing.
     """
     pixels = np.quantile(held_out["pixel distance"], 1 - quantile)
     face = np.quantile(held_out["cosine"], quantile)

@@ -9,6 +9,7 @@ import torch
 
 from lib.degradation.degrade import apply
 from lib.degradation.settings import sample
+from lib.images import to_tensor
 from lib.models.system import CLASS_PROMPT
 from lib.people import picture_folders, procedural
 from lib.people.picture_files import load_picture
@@ -16,6 +17,7 @@ from lib.training.picture_pool import CHUNK, Pool, run_jobs
 
 EDGE = 1 / 64  # of the side: left out, because some crops keep a hair of the sheet that they were cut from
 EVERY = 10  # the last of so many photographs is held out
+TEXTURE = 0.02  # weight of the discriminator's loss in the last training of the decoder
 MIXTURE = (("photo", False), ("photo-heavy", False), ("photo", False), ("photo-heavy", False), ("realesrgan", True))
 
 
@@ -29,9 +31,15 @@ def split(folder):
     return {"train": [file for file in files if file not in set(held_out)], "held out": held_out}
 
 
-def read(file, size):
-    """A photograph without its edge, uint8 (size, size, 3). Raises as `lib.people.picture_files.load_picture`."""
-    return augment(load_picture(file), size)[0]
+def evenly(folder, count):
+    """At most `count` pictures of a folder, evenly spaced by name. Raises as `split`."""
+    files = picture_folders.list_pictures(folder)
+    return files[:: max(1, len(files) // count)][:count]
+
+
+def read(files, size):
+    """Photographs without their edges, (N, 3, size, size) in [-1, 1]. Raises as `load_picture`."""
+    return to_tensor([augment(load_picture(file), size)[0] for file in files])
 
 
 def make_photo_pool(files, copies, size=128, seed=0, workers=2):
