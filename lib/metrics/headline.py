@@ -11,6 +11,7 @@ from lib.metrics.image import SIZE
 from lib.metrics.registry import TABLE
 
 HEADLINE = ("psnr", "perceptual", "identity")
+NO_IDENTITY = "identity is not measured: a real person needs a SCORER, an insightface pack or a recogniser's .onnx file"
 LABEL = {name: TABLE[name].label for name in HEADLINE}
 
 
@@ -36,17 +37,18 @@ def labels(scorer=None, size=SIZE):
     return {name: TABLE[name].label for name in headline_metrics(size)[0]} | named
 
 
-def headline_values(restored, ground_truth=None, references=None, scorer=None):
+def headline_values(restored, ground_truth=None, references=None, scorer=None, identity=True):
     """name -> (N,) of the headline metrics; arguments and errors as of `measure`.
 
-    Without the ground truth it is identity alone, with the references.
+    Without the ground truth it is identity alone, with the references; `identity` False leaves it out.
     """
     if ground_truth is None and references is None:
         raise PictureError("Nothing to compare with. Remedy: give the ground truth (targets), or references.")
     inputs = registry.metric_inputs(restored, ground_truth, None, references, scorer).checked()
     if ground_truth is None:
         return {"identity": registry.compute(TABLE["to_references"], inputs)}
-    return {name: registry.compute(TABLE[name], inputs) for name in headline_metrics(inputs.restored.shape[-1])[0]}
+    names = [name for name in headline_metrics(inputs.restored.shape[-1])[0] if identity or name != "identity"]
+    return {name: registry.compute(TABLE[name], inputs) for name in names}
 
 
 def measure(restored, targets=None, references=None, scorer=None):

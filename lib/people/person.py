@@ -37,6 +37,11 @@ class Person:
     photographs: list | None = None  # N pairs: the file, and the (2, 3) matrix from its pixels to those of the crop
     scorer: str | None = None  # the recogniser that knows such faces; None for procedural people
 
+    @property
+    def scored(self):
+        """Whether identity can be measured: always for drawn people, for real ones by a recogniser that is given."""
+        return not self.real or self.scorer is not None
+
     def __repr__(self):
         counts = {part: getattr(self, part) for part in ("references", "inputs", "targets")}
         parts = [f"{len(pictures)} {part}" for part, pictures in counts.items() if pictures is not None]

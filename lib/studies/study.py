@@ -25,11 +25,14 @@ LONGEST = 120  # characters of a person's file; file systems allow 255 bytes
 
 
 def score(person, restored):
-    """Rows (person, arm, image, seed, metric, value) of `restore_arms`' pictures; the degraded input is an arm, too."""
-    rows = []
+    """Rows (person, arm, image, seed, metric, value) of `restore_arms`' pictures; the degraded input is an arm, too.
+
+    The identity of a real person is left out where no recogniser of real faces is given.
+    """
+    rows, scored = [], person.scored
     for arm, pictures in {"input": person.inputs[None], **restored}.items():
-        for seed, batch in enumerate(pictures):
-            metrics = headline_values(batch, person.targets, person.references, person.scorer)
+        for seed, batch in enumerate(pictures if scored or person.targets is not None else []):
+            metrics = headline_values(batch, person.targets, person.references, person.scorer, identity=scored)
             rows += rows_of(metrics, person=person.name, arm=arm, seed=seed)
     return rows
 
@@ -58,14 +61,15 @@ class Study:
     scorer: str = ""
     baselines: object = baselines.NONE
 
-    def open(self, name):
-        """The person of that name, ready to be measured.
+    def open(self, name, scored=True):
+        """The person of that name, ready to be measured; a real person without a recogniser only if not `scored`.
 
         Raises the errors of `open_person` and `check_scorer`, and MissingPicturesError for a person without inputs.
         """
         limits = dict(references=self.plan.references, inputs=self.plan.inputs)
         person = open_person(name, self.plan.recipe, self.B.size, **limits, aligner=self.pack, scorer=self.scorer)
-        check_scorer(person)
+        if scored or person.scorer:
+            check_scorer(person)
         if person.inputs is None:
             raise MissingPicturesError(
                 f"No inputs to restore: {name}. Remedy: a folder inputs/ beside references/ and person.yaml."
