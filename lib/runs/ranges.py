@@ -21,6 +21,10 @@ LEAST = {
     "IMAGES": 1,
     "BATCHES": 1,
     "MEASURED": 1,
+    "COPIES": 1,
+    "SAMPLES": 20,
+    "HELD_OUT": 1,
+    "FOLDS": 1,
     "TEXTUAL_STEPS": 1,
     "MODEL_STEPS": 1,
     "DISTIL_STEPS": 1,
@@ -80,18 +84,29 @@ def _at_most(name, value):
 
 
 def check_places(values):
-    """Checks the people and the system that a run names, without opening them. Raises ParameterError."""
+    """Checks the people, photographs and system that a run names, without opening them. Raises ParameterError."""
     lists = [
         values.get(name) for name in ("PEOPLE", "DONORS", "SOURCES", "THREE", "STRANGERS")
     ]  # PEOPLE is a number in notebooks that draw a crowd
     people = [name for names in lists if isinstance(names, list) for name in names]
     for name in people + [values[name] for name in ("PERSON", "SECOND", "SOURCE") if name in values]:
         _check_person(name, measured="SCORER" in values)
+    for name in ("PHOTOGRAPHS", "REAL"):
+        _check_photographs(name, values.get(name))
     system = values.get("SYSTEM", RANDOM)
     folder = folders.named_path(system)
     if system not in (RANDOM, SHIPPED) and not (folder and (folder / "unet").is_dir()):
         raise ParameterError(
             f"No system folder: {system!r:.200}. Remedy: give data/system, or convert published weights (lib.convert)."
+        )
+
+
+def _check_photographs(name, value):
+    """A folder of photographs, where one is given."""
+    folder = folders.named_path(value)
+    if value and not (folder and folder.is_dir()):
+        raise ParameterError(
+            f"No folder of photographs: {name} {value!r:.200}. Remedy: give a folder of aligned square photographs."
         )
 
 

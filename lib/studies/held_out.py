@@ -8,10 +8,14 @@ import torch
 
 from lib.degradation.degrade import degrade
 from lib.errors import MissingPicturesError
+from lib.images import to_tensor
 from lib.metrics import identity
 from lib.metrics.image import psnr
 from lib.metrics.registry import TABLE, compute, metric_inputs
 from lib.models.personal_weights import picture_hash
+from lib.people import alignment, picture_folders
+from lib.people.person import Person
+from lib.people.picture_files import load_picture
 from lib.runs.record import write_json
 from lib.studies import arms
 from lib.studies.study import rows_of
@@ -100,3 +104,19 @@ def ceiling(B, person, scorers):
                 value = float(identity.to_references(embedded[k : k + 1], others))
                 rows.append({"person": person.name, "scorer": name, "what": what, "value": value})
     return rows
+
+
+def pairs(folder, count, recipe, size, seed=0):
+    """People of a folder with two photographs each, named NNN_a and NNN_b: tuned on the first, restored in the second.
+
+    Args: folder; count, people at most; recipe; size, pixels; seed. Returns label -> Person. Raises as `load_picture`.
+    """
+    people = {}
+    for file in picture_folders.list_pictures(folder):
+        people.setdefault(file.stem.split("_")[0], []).append(file)
+    facts = dict(class_noun="person", source=str(folder), terms="see its folder", real=True)
+    found = {}
+    for name, files in list(people.items())[:count]:
+        crops = to_tensor([alignment.resize(load_picture(file), size) for file in files[:2]])
+        found[f"{name} pair"] = hold_out(Person(name="pairs", references=crops, **facts), [1], recipe, seed)
+    return found

@@ -1,0 +1,236 @@
+"""Training of the photo system: its photographs, the further stages, and the choice of a system by the person."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from lib import load_system, paths
+from lib.degradation.operators import Resize
+from lib.degradation.recipes import RECIPES, recipe_named
+from lib.degradation.settings import sample
+from lib.errors import MissingPicturesError, PackError, PersonCardError, UnreadablePictureError, WeightsError
+from lib.metrics.image import psnr
+from lib.models import tiny
+from lib.models.system import CLASS_PROMPT
+from lib.people.person import Person
+from lib.people.picture_files import save_picture
+from lib.studies import held_out, photo_checks, study
+from lib.studies.arms import Plan
+from lib.studies.person import prior_pictures, system_for
+from lib.training import photo_pool, pretraining
+from lib.training.trainer import Training
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Twelve drawn faces of 128 px in the place of photographs."""
+    home = tmp_path_factory.mktemp("photographs")
+    for k, picture in enumerate(prior_pictures(12)):
+        save_picture(home / f"{k}.png", picture, synthetic=False)
+    return home
+
+
+def test_every_tenth_photograph_is_held_out_and_none_is_in_both_parts(folder):
+    parts = photo_pool.split(folder)
+    assert [file.name for file in parts["held out"]] == ["9.png"]
+    assert len(parts["train"]) == 11 and not set(parts["train"]) & set(parts["held out"])
+
+
+def test_a_pool_begins_with_the_photograph_itself_and_goes_on_with_other_copies(folder):
+    files = photo_pool.split(folder)["train"][:3]
+    pool = photo_pool.make_photo_pool(files, 3, SIZE, workers=1)
+    plain = photo_pool.read(files, SIZE)  # (3, 3, S, S)
+    first = pool.pictures[::3].float() / 127.5 - 1
+    assert pool.pictures.shape == pool.degraded.shape == (9, 3, SIZE, SIZE) and pool.person.tolist() == [
+        0,
+        0,
+        0,
+        1,
+        1,
+        1,
+        2,
+        2,
+        2,
+    ]
+    assert torch.allclose(first, plain, atol=1e-6)
+    assert (psnr(pool.pictures[1::3].float() / 127.5 - 1, plain) < 25).all()
+    assert set(pool.captions) == {CLASS_PROMPT}
+
+
+def test_a_pool_depends_on_its_seed_alone(folder):
+    files = photo_pool.split(folder)["train"][:2]
+    pools = [photo_pool.make_photo_pool(files, 2, SIZE, seed, workers=1) for seed in (0, 0, 1)]
+    assert pools[0].pictures.equal(pools[1].pictures) and pools[0].degraded.equal(pools[1].degraded)
+    assert not pools[0].pictures.equal(pools[2].pictures)
+
+
+def test_the_edge_of_a_photograph_is_left_out():
+    picture = np.full((256, 256, 3), 128, np.uint8)
+    picture[:4], picture[-4:], picture[:, :4], picture[:, -4:] = 255, 255, 0, 0
+    for rng in (None, np.random.default_rng(0)):
+        values = photo_pool.augment(picture, 128, rng)[0].astype(int)
+        assert np.ptp(values.reshape(-1, 3), axis=0).max() == 0
+
+
+def test_landmarks_move_with_the_copy():
+    rng, at = np.random.default_rng(3), np.array([45.0, 70.0])
+    for _ in range(8):
+        picture = np.zeros((256, 256, 3), np.uint8)
+        cv2.circle(picture, (int(2 * at[0]), int(2 * at[1])), 5, (255, 255, 255), -1)
+        copy, matrix = photo_pool.augment(picture, 128, rng)
+        rows, columns = np.nonzero(copy[..., 0] > copy[..., 0].max() / 2)
+        moved = photo_pool.moved(at[None], torch.from_numpy(matrix)[None], 128)[0, 0]  # [-1, 1]
+        assert np.allclose([columns.mean(), rows.mean()], (moved.numpy() + 1) * 64, atol=0.8)
+
+
+def test_a_photograph_that_cannot_be_read_is_named(folder, tmp_path):
+    (tmp_path / "a.png").write_text("no picture")
+    with pytest.raises(UnreadablePictureError, match="a.png.*Remedy"):
+        photo_pool.make_photo_pool([tmp_path / "a.png"], 1, SIZE, workers=1)
+    with pytest.raises(MissingPicturesError, match="Remedy"):
+        photo_pool.split(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["photo", "photo-heavy"])
+def test_photo_recipes_scale_codeformer_to_128_px(name):
+    stage, published = recipe_named(name).stages[0], RECIPES["codeformer"].stages[0]
+    assert stage.sigma[1] == published.sigma[1] / 4 and stage.kinds == published.kinds
+    settings = [sample(name, np.random.default_rng(seed), 128) for seed in range(40)]
+    factors = [step.down for one in settings for step in one.stages[0] if isinstance(step, Resize)]
+    assert stage.down[0] <= min(factors) and max(factors) <= stage.down[1]
+
+
+def test_a_widened_system_computes_the_same_and_has_room_for_more():
+    B = load_system()
+    wide = tiny.widened(B, 16).freeze()
+    x = prior_pictures(1)
+    z = torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    null = B.embed([""])
+    with torch.no_grad():
+        assert wide.posterior(x).mean[:, :12].equal(B.posterior(x).mean)
+        assert wide.picture(z).equal(B.picture(z[:, :12]))
+        both = [s.predict(z[:, :n], torch.tensor(500), null, z[:, :n], null) for s, n in ((B, 12), (wide, 16))]
+    assert both[1].shape[1] == 16 and torch.allclose(both[1][:, :12], both[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("texture", [0.0, 0.02])
+def test_the_decoder_is_trained_and_its_encoder_stays(folder, texture):
+    B = load_system()
+    pool = photo_pool.make_photo_pool(photo_pool.split(folder)["train"][:2], 1, workers=1)
+    before = {name: weight.clone() for name, weight in B.vae.state_dict().items()}
+    scale = B.vae.config.scaling_factor
+    pretraining.fit_decoder(B, pool, texture=texture, steps=2, lr=1e-3, batch=1, ema=0)
+    changed = {name.split(".")[0] for name, weight in B.vae.state_dict().items() if not weight.equal(before[name])}
+    assert changed == {"decoder", "post_quant_conv"} and B.vae.config.scaling_factor == scale
+
+
+def card(folder, **facts):
+    fields = {"name": "x", "class_noun": "person", "source": "here", "terms": "drawn", "real": True}
+    (folder / "person.yaml").write_text(yaml.safe_dump(fields | facts))
+
+
+def test_the_person_decides_which_system_restores(tmp_path):
+    photo, drawn = "data/photo_system", "data/system"
+    assert system_for("people:1009") == drawn
+    assert system_for(tmp_path) == photo  # a plain folder
+    card(tmp_path)
+    assert system_for(str(tmp_path)) == photo
+    card(tmp_path, real=False)
+    assert system_for(tmp_path) == drawn
+    assert system_for("people:1009", "mine") == system_for(tmp_path, "mine") == "mine"
+    card(tmp_path, real="perhaps")
+    with pytest.raises(PersonCardError, match="Remedy"):
+        system_for(tmp_path)
+
+
+def real_folder(home, inputs=True):
+    for part, count in (("references", 3), *([("inputs", 1)] if inputs else [])):
+        for k, picture in enumerate(prior_pictures(count)):
+            save_picture(home / part / f"{k}.png", picture, synthetic=False)
+    card(home)
+    return str(home)
+
+
+def test_a_real_person_without_a_recogniser_is_opened_only_where_nothing_needs_one(tmp_path):
+    name = real_folder(tmp_path)
+    one = study.Study(load_system(), Plan())
+    with pytest.raises(PackError, match="Remedy"):
+        one.open(name)
+    person = one.open(name, scored=False)
+    assert not person.scored
+    assert study.score(person, {"blind": person.inputs[None]}) == []
+    with_target = held_out.hold_out(person, [0], "photo")
+    metrics = {row["metric"] for row in study.score(with_target, {"blind": with_target.inputs[None]})}
+    assert metrics == {"psnr", "perceptual"}
+
+
+def invented(count=4):
+    return Person("invented", "person", "here", "drawn", real=False, references=prior_pictures(count))
+
+
+def test_a_held_out_photograph_is_tuned_on_by_nobody():
+    person = invented()
+    fold = held_out.hold_out(person, [1, 3], "photo-heavy")
+    assert fold.targets.equal(person.references[[1, 3]]) and fold.references.equal(person.references[[0, 2]])
+    assert (psnr(fold.inputs, fold.targets) < 30).all()
+    assert held_out.hold_out(person, [1], "photo-heavy").inputs.equal(fold.inputs[:1])  # its own seed
+    assert len(held_out.hold_out(person, [1], "photo", most=2).references) == 2
+    with pytest.raises(MissingPicturesError, match="Remedy"):
+        held_out.hold_out(person, range(4), "photo")
+
+
+def test_folds_hold_every_photograph_out_once():
+    assert held_out.folds(5, 2) == [[0, 1], [2, 3], [4]]
+
+
+def test_a_study_of_held_out_photographs_is_kept_and_continued(tmp_path):
+    B, fold = load_system(), held_out.hold_out(invented(), [0], "tiny")
+    few = dict(batch=1, quiet=True)
+    plan = Plan(seeds=1, steps=2, degradations=1, textual=Training(1, **few), model=Training(1, **few))
+    how = (B, plan, ("blind", "dual pivot"), {"one": fold}, {"people-r": None}, tmp_path)
+    rows, pictures = held_out.run(*how)
+    assert pictures["one"]["dual pivot"].shape == (1, 1, 3, 128, 128)
+    assert {row["arm"] for row in rows} == {"input", "blind", "dual pivot"}
+    assert {row["metric"] for row in rows} == {"psnr", "identity people-r", "to_references people-r"}
+    again, computed = held_out.run(*how)
+    assert again == rows and not computed
+
+
+def test_pairs_of_photographs_are_tuned_on_the_first(folder, tmp_path):
+    for k, picture in enumerate(prior_pictures(4)):
+        save_picture(tmp_path / f"{k // 2:03}_{'ab'[k % 2]}.png", picture, synthetic=False)
+    people = held_out.pairs(tmp_path, 5, "photo", 128)
+    assert list(people) == ["000 pair", "001 pair"]
+    assert all(len(person.references) == len(person.targets) == 1 for person in people.values())
+
+
+def test_what_the_autoencoder_loses_of_a_face():
+    rows = held_out.ceiling(load_system(), invented(3), {"people-r": None})
+    assert len(rows) == 6 and {row["what"] for row in rows} == {"photograph", "autoencoder"}
+
+
+def test_a_photograph_that_was_stored_is_found_by_pixels_and_by_face():
+    training, others = prior_pictures(8)[:6], prior_pictures(8)[6:]
+    copies = torch.cat([training[2:3].flip(3), training[4:5]])
+    near = photo_checks.nearest(copies, training)
+    assert near["pixel place"].tolist() == [2, 4] and near["pixel distance"].max() < 1e-6
+    assert near["cosine place"][1] == 4 and near["cosine"][1] > 0.999
+    held = photo_checks.nearest(others, training)
+    assert photo_checks.remembered(near, held)["by pixels"] == 1
+    assert photo_checks.remembered(held, held)["by pixels"] <= 0.5
+
+
+def test_quality_of_a_perfect_restoration():
+    x = prior_pictures(3)
+    made = {"degraded": (x + 0.2).clamp(-1, 1), "blind": x.clamp(-0.99, 0.99)}
+    rows = {row["picture"]: row for row in photo_checks.quality(x, made, lambda a, b: (a - b).abs().mean((1, 2, 3)))}
+    assert rows["blind"]["low"] > 10 and rows["blind"]["LPIPS"] < rows["degraded"]["LPIPS"]
+
+
+def test_a_missing_lpips_network_is_named():
+    with pytest.raises(WeightsError, match="nowhere.onnx.*Remedy"):
+        photo_checks.lpips_file("nowhere.onnx")
