@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from lib import load_system, paths
+from lib import load_system
 from lib.degradation.operators import Resize
 from lib.degradation.recipes import RECIPES, recipe_named
 from lib.degradation.settings import sample

@@ -55,18 +55,22 @@ def build_tiny(words, seed=0, latent_channels=12):
         norm_num_groups=8,
         sample_size=32,
     )
-    cleaner = Cleaner(
+    return System(G, encoder_from(G), vae, text_encoder, tokenizer, ddpm(), build_cleaner())
+
+
+def build_cleaner(widths=(48, 64, 80), groups=8):
+    """An untrained stage-1 cleaner; widths, channels at 32, 16 and 8 px; groups, of its normalisations."""
+    return Cleaner(
         sample_size=32,
         in_channels=48,
         out_channels=48,
         layers_per_block=1,
-        block_out_channels=(48, 64, 80),
+        block_out_channels=widths,
         down_block_types=("DownBlock2D",) * 3,
         up_block_types=("UpBlock2D",) * 3,
-        norm_num_groups=8,
+        norm_num_groups=groups,
         attention_head_dim=32,
     )
-    return System(G, encoder_from(G), vae, text_encoder, tokenizer, ddpm(), cleaner)
 
 
 @torch.no_grad()

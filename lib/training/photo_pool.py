@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import torch
 
-from lib.degradation.degrade import apply
+from lib.degradation.degrade import apply, degrade
 from lib.degradation.settings import sample
 from lib.images import to_tensor
 from lib.models.system import CLASS_PROMPT
@@ -59,7 +59,20 @@ def make_photo_pool(files, copies, size=128, seed=0, workers=2):
         captions=[CLASS_PROMPT] * len(pictures),
         genes=None,
         landmarks=moved(typical_landmarks(size), matrices, size),
+        degrade_anew=degrade_anew,
     )
+
+
+def degrade_anew(pictures, g):
+    """Each of the pictures (N, 3, S, S) in [-1, 1] degraded by a recipe of MIXTURE, drawn by the generator g."""
+    seeds = torch.randint(2**31, (len(pictures),), generator=g, device=g.device).tolist()
+    drawn = [degrade(x, recipe, seed, sigma) for x, seed in zip(pictures, seeds) for recipe, sigma in [_recipe(seed)]]
+    return torch.cat(drawn)
+
+
+def _recipe(number):
+    """A recipe of MIXTURE by turns, and whether its sigma is scaled."""
+    return MIXTURE[number % len(MIXTURE)]
 
 
 def typical_landmarks(size):
@@ -121,7 +134,7 @@ def _prepare(job):
         for copy in range(copies):
             rng = np.random.default_rng([seed, number, copy])
             picture, matrix = augment(photograph, size, rng if copy else None)
-            recipe, scale_sigma = MIXTURE[(number + copy) % len(MIXTURE)]
+            recipe, scale_sigma = _recipe(number + copy)
             degraded.append(apply(picture, sample(recipe, rng, size, scale_sigma)))
             pictures.append(picture)
             matrices.append(matrix)

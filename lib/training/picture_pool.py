@@ -1,5 +1,6 @@
 """Training pictures of the tiny system and the evaluation networks: procedural people, rendered and degraded."""
 
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -26,6 +27,7 @@ class Pool:
     genes: torch.Tensor | None  # (people, K); None where nobody knows them
     landmarks: torch.Tensor  # (N, 68, 2) in [-1, 1]
     degraded: torch.Tensor | None = None  # (N, 3, H, W) uint8
+    degrade_anew: Callable | None = None  # pictures (n, 3, H, W) in [-1, 1], generator -> degraded pictures
 
     def draw(self, count, g):
         """Indices (count,) of pictures, drawn by generator `g` on its device."""
@@ -37,9 +39,9 @@ class Pool:
         return i, _take(self.pictures, i)
 
     def degraded_batch(self, count, g):
-        """As `batch`, with the degraded pictures (count, 3, H, W) as a third result."""
-        i = self.draw(count, g)
-        return i, _take(self.pictures, i), _take(self.degraded, i)
+        """As `batch`, with the degraded pictures (count, 3, H, W), degraded anew if the pool can, as a third result."""
+        i, x = self.batch(count, g)
+        return i, x, self.degrade_anew(x, g) if self.degrade_anew else _take(self.degraded, i)
 
     def to(self, device):
         """Move every tensor to a device; returns the pool."""
