@@ -1,10 +1,13 @@
 """Training of the photo system: its photographs, the further stages, and the choice of a system by the person."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 import torch
 import yaml
+from scipy import stats
 
 from lib import load_system
 from lib.degradation.operators import Resize
@@ -185,6 +188,33 @@ def test_a_held_out_photograph_is_tuned_on_by_nobody():
 
 def test_folds_hold_every_photograph_out_once():
     assert held_out.folds(5, 2) == [[0, 1], [2, 3], [4]]
+
+
+def test_cases_of_a_person_are_its_folds_fewer_references_and_its_own_inputs():
+    person = invented()
+    found = held_out.cases(person, "photo", 2, 9, references=2, fewer=2)
+    assert {label: len(one.references) for label, one in found.items()} == {
+        "invented 0": 2,
+        "invented 1": 2,
+        "invented 1 references": 1,
+        "invented 2 references": 2,
+    }
+    real = replace(person, real=True, inputs=person.references[:1])
+    own = held_out.cases(real, "photo", 2, 1)["invented inputs"]
+    assert own.name == "invented, own inputs" and own.targets is None and len(own.references) == 4
+
+
+def test_the_summary_pairs_photographs():
+    values = {"input": [0.1, 0.2, 0.3], "blind": [0.3, 0.5, 0.4], "dual pivot": [0.5, 0.8, 0.6]}
+    rows = [
+        {"person": "x", "fold": "x 0", "arm": arm, "image": k, "seed": 0, "metric": "identity", "value": value}
+        for arm, column in values.items()
+        for k, value in enumerate(column)
+    ]
+    line = held_out.summary([*rows, {"person": "x", "what": "photograph", "value": 1.0}]).loc[("x", "identity")]
+    low, high = stats.ttest_1samp([0.2, 0.3, 0.2], 0).confidence_interval(0.95)
+    assert line["photographs"] == 3 and line["difference"] == f"+0.233 [{low:+.3f}, {high:+.3f}]"
+    assert (line["input"], line["blind"], line["dual pivot"]) == ("0.200", "0.400", "0.633")
 
 
 def test_a_study_of_held_out_photographs_is_kept_and_continued(tmp_path):

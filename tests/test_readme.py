@@ -7,7 +7,7 @@ import pandas as pd
 
 from lib import paths
 from lib.runs import figures, record
-from lib.studies import one_step, release_checks, statistics
+from lib.studies import held_out, one_step, photo_checks, release_checks, statistics
 from lib.user_study import reports
 
 README = (paths.ROOT / "README.md").read_text()
@@ -45,6 +45,18 @@ def test_the_one_step_table_is_that_of_the_recorded_study():
     table = re.search(r"<!-- onestep -->\n(.*?)\n<!-- /onestep -->", README, re.S).group(1)
     recorded = record.read(paths.RESULTS / "06_one_step" / "record.json")["metrics"]
     assert table == figures.markdown(one_step.summary(recorded))
+
+
+def test_the_gains_of_real_people_are_the_recorded_ones():
+    block = re.search(r"<!-- photo -->\n(.*?)\n<!-- /photo -->", README, re.S).group(1)
+    rows = record.read(paths.RESULTS / "13_held_out_photographs" / "record.json")["metrics"]
+    assert figures.markdown(held_out.headline(rows)) in block
+
+
+def test_the_quality_of_the_photo_system_is_the_recorded_one():
+    block = re.search(r"<!-- photoquality -->\n(.*?)\n<!-- /photoquality -->", README, re.S).group(1)
+    rows = record.read(paths.RESULTS / "12_photo_system" / "record.json")["metrics"]
+    assert figures.markdown(photo_checks.headline(rows)) in block
 
 
 def test_the_quality_is_the_recorded_one():

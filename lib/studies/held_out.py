@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from lib.degradation.degrade import degrade
@@ -18,6 +19,7 @@ from lib.people.person import Person
 from lib.people.picture_files import load_picture
 from lib.runs.record import write_json
 from lib.studies import arms
+from lib.studies.statistics import interval
 from lib.studies.study import rows_of
 
 
@@ -40,6 +42,23 @@ def hold_out(person, places, recipe, seed=0, most=None):
 def folds(count, size):
     """Indices 0 to count - 1 in lists of at most `size`: each is held out once."""
     return [list(range(count))[k : k + size] for k in range(0, count, size)]
+
+
+def cases(person, recipe, size, count, references=None, fewer=0, seed=0):
+    """The tunings of one person: label -> Person.
+
+    Args: person; recipe; size, of a fold; count, of folds at most; references, tuned on at most; fewer, further cases
+    of the first fold with 1, 2, 4, ... references up to so many; seed. A real person's own inputs without ground truth
+    are a case of their own.
+    """
+    name, lists = person.name, folds(len(person.references), size)[:count]
+    found = {f"{name} {k}": hold_out(person, places, recipe, seed, references) for k, places in enumerate(lists)}
+    for few in [2**k for k in range(fewer.bit_length()) if 2**k <= fewer]:
+        one = hold_out(person, lists[0], recipe, seed, few)
+        found[f"{name} {few} references"] = replace(one, name=f"{name}, {few} references")
+    if person.real and person.inputs is not None and person.targets is None:
+        found[f"{name} inputs"] = replace(person, name=f"{name}, own inputs", references=person.references[:references])
+    return found
 
 
 def run(B, plan, wanted, people, scorers, folder, distance=None):
@@ -89,6 +108,42 @@ def _values(person, batch, scorers, distance):
     return values
 
 
+def summary(rows, arm="dual pivot", against="blind"):
+    """One line for each person and metric: the means, and the paired difference of two arms with its 95 % interval.
+
+    Args: rows, of `run`, those of `ceiling` are left out; arm, against. The interval is over photographs of one person;
+    for `pairs`, over people.
+    Returns a DataFrame indexed by person and metric: photographs, input, against, arm, difference (words).
+    """
+    table = pd.DataFrame([row for row in rows if "arm" in row])
+    table["photograph"] = table.fold + table.image.astype(str)
+    wide = table.pivot_table(index=["person", "metric", "photograph"], columns="arm", values="value").reset_index()
+    lines = {}
+    for key, group in wide.groupby(["person", "metric"], sort=False):
+        means = {name: f"{group[name].mean():.3f}" for name in ("input", against, arm)}
+        lines[key] = {"photographs": len(group), **means, "difference": interval(group[arm] - group[against])["words"]}
+    return pd.DataFrame.from_dict(lines, orient="index").rename_axis(["person", "metric"])
+
+
+def headline(rows):
+    """`summary` in one line for each person: identity by every recogniser (input, blind, dual pivot; gain), PSNR gain.
+
+    Where there is no ground truth, identity is that to the references.
+    """
+    lines = {}
+    for person, table in summary(rows).groupby(level="person", sort=False):
+        table = table.droplevel("person")
+        kind = "identity " if any(name.startswith("identity ") for name in table.index) else "to_references "
+        line = {"photographs": table.photographs.iloc[0]}
+        for name in [name for name in table.index if name.startswith(kind)]:
+            one, scorer = table.loc[name], name.removeprefix(kind)
+            line[f"identity ({scorer})"] = f"{one['input']}, {one['blind']}, {one['dual pivot']}"
+            line[f"gain ({scorer})"] = one["difference"]
+        line["PSNR gain (dB)"] = table.difference.get("psnr", "")
+        lines[person] = line
+    return pd.DataFrame.from_dict(lines, orient="index").rename_axis("person")
+
+
 def ceiling(B, person, scorers):
     """Rows (person, scorer, what, value): the same photographs against the others' mean, and through the autoencoder.
 
@@ -118,5 +173,7 @@ def pairs(folder, count, recipe, size, seed=0):
     found = {}
     for name, files in list(people.items())[:count]:
         crops = to_tensor([alignment.resize(load_picture(file), size) for file in files[:2]])
-        found[f"{name} pair"] = hold_out(Person(name="pairs", references=crops, **facts), [1], recipe, seed)
+        found[f"{name} pair"] = hold_out(
+            Person(name="pairs, 1 reference", references=crops, **facts), [1], recipe, seed
+        )
     return found

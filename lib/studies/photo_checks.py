@@ -104,3 +104,24 @@ def remembered(samples, held_out, quantile=0.99):
         "by pixels": float((samples["pixel distance"] < pixels).mean()),
         "by embeddings": float((samples["cosine"] > face).mean()),
     }
+
+
+def headline(rows):
+    """The rows of notebook 12's record on quality, one line for each set of photographs and recipe, in words.
+
+    Columns: PSNR through the autoencoder; gain of the cleaner and of blind restoration over the degraded photograph,
+    with 95 % intervals over photographs; LPIPS of the degraded photograph and of blind restoration.
+    """
+    table = pd.DataFrame([row for row in rows if "PSNR (dB)" in row]).set_index(["photographs", "recipe", "picture"])
+    lines = {}
+    for key in table.index.droplevel("picture").unique():
+        one = table.loc[key]
+        words = {name: "{gain:+.2f} [{low:+.2f}, {high:+.2f}]".format(**one.loc[name]) for name in ("cleaned", "blind")}
+        lines[key] = {
+            "autoencoder (dB)": f"{one.loc['autoencoder', 'PSNR (dB)']:.1f}",
+            "cleaner gain (dB)": words["cleaned"],
+            "blind gain (dB)": words["blind"],
+            "LPIPS degraded": f"{one.loc['degraded', 'LPIPS']:.3f}",
+            "LPIPS blind": f"{one.loc['blind', 'LPIPS']:.3f}",
+        }
+    return pd.DataFrame.from_dict(lines, orient="index").rename_axis(["photographs", "recipe"])
