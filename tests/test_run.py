@@ -270,6 +270,20 @@ def test_weights_that_were_trained_again_are_another_run(tmp_path, runs):
     assert folders.folder_of("n", values) != first
 
 
+def test_shipped_weights_that_were_trained_again_are_another_run(tmp_path, runs, monkeypatch):
+    monkeypatch.setattr(paths, "PHOTO_SYSTEM", tmp_path)
+    values = {"SYSTEM": "", "PERSON": "people:1009"}
+    before = folders.folder_of("x", values)
+    (tmp_path / "unet.safetensors").write_bytes(b"new")
+    assert folders.folder_of("x", values) != before
+
+
+def test_a_folder_of_photographs_that_is_not_there_is_named(tmp_path):
+    for name in ("PHOTOGRAPHS", "REAL"):
+        with pytest.raises(ParameterError, match=f"{name}.*nowhere.*Remedy"):
+            ranges.check_places({name: str(tmp_path / "nowhere")})
+
+
 def test_hostile_names_give_a_folder_and_no_crash(runs):
     for name in ("x" * 300, "~nosuchuser/x", "a\0b", "/dev/zero", "/proc/self/mem"):
         assert folders.folder_of("n", {"PERSON": name}).parent == runs / "n"

@@ -29,7 +29,8 @@ def folder_of(notebook, values, live=False, seen=None):
     """
     seen = {} if seen is None else seen
     texts = [text for value in values.values() for text in (value if isinstance(value, list) else [value])]
-    named = [named_path(text) for text in texts]
+    shipped = [paths.SYSTEM, paths.PHOTO_SYSTEM] if values.get("SYSTEM") == "" else []  # the run takes one of them
+    named = [*map(named_path, texts), *shipped]
     for path in set(named) - {None} - set(seen):
         seen[path] = fingerprints(path)
     files = [seen[path] for path in named if path is not None]
