@@ -13,7 +13,14 @@ from lib import load_system
 from lib.degradation.operators import Resize
 from lib.degradation.recipes import RECIPES, recipe_named
 from lib.degradation.settings import sample
-from lib.errors import MissingPicturesError, PackError, PersonCardError, UnreadablePictureError, WeightsError
+from lib.errors import (
+    MissingPicturesError,
+    PackError,
+    PersonCardError,
+    PictureSizeError,
+    UnreadablePictureError,
+    WeightsError,
+)
 from lib.metrics.image import psnr
 from lib.models import tiny
 from lib.models.system import CLASS_PROMPT
@@ -96,6 +103,11 @@ def test_a_photograph_that_cannot_be_read_is_named(folder, tmp_path):
         photo_pool.make_photo_pool([tmp_path / "a.png"], 1, SIZE, workers=1)
     with pytest.raises(MissingPicturesError, match="Remedy"):
         photo_pool.split(tmp_path / "nowhere")
+    with pytest.raises(MissingPicturesError, match="1 photographs.*Remedy"):
+        photo_pool.split(tmp_path)
+    save_picture(tmp_path / "wide.png", torch.zeros(3, 128, 256))
+    with pytest.raises(PictureSizeError, match="wide.png, 256x128.*Remedy"):
+        photo_pool.read([tmp_path / "wide.png"], SIZE)
 
 
 @pytest.mark.parametrize("name", ["photo", "photo-heavy"])

@@ -9,6 +9,7 @@ import torch
 
 from lib.degradation.degrade import apply, degrade
 from lib.degradation.settings import sample
+from lib.errors import MissingPicturesError, PictureSizeError
 from lib.images import to_tensor
 from lib.models.system import CLASS_PROMPT
 from lib.people import picture_folders, procedural
@@ -24,9 +25,11 @@ MIXTURE = (("photo", False), ("photo-heavy", False), ("photo", False), ("photo-h
 def split(folder):
     """The photographs of a folder by name, every tenth held out: a dict of two lists of files, "train" and "held out".
 
-    Raises as `lib.people.picture_folders.list_pictures`.
+    Raises MissingPicturesError for fewer than ten, and as `lib.people.picture_folders.list_pictures`.
     """
     files = picture_folders.list_pictures(folder)
+    if len(files) < EVERY:
+        raise MissingPicturesError(f"{len(files)} photographs in {folder}. Remedy: at least {EVERY}, better thousands.")
     held_out = files[EVERY - 1 :: EVERY]
     return {"train": [file for file in files if file not in set(held_out)], "held out": held_out}
 
@@ -38,8 +41,19 @@ def evenly(folder, count):
 
 
 def read(files, size):
-    """Photographs without their edges, (N, 3, size, size) in [-1, 1]. Raises as `load_picture`."""
-    return to_tensor([augment(load_picture(file), size)[0] for file in files])
+    """Photographs without their edges, (N, 3, size, size) in [-1, 1]. Raises as `load_square`."""
+    return to_tensor([augment(load_square(file, size), size)[0] for file in files])
+
+
+def load_square(file, size):
+    """An aligned photograph, uint8 (S, S, 3), S >= size. Raises as `load_picture`; PictureSizeError for another shape."""
+    picture = load_picture(file)
+    if picture.shape[0] != picture.shape[1] or len(picture) < size:
+        raise PictureSizeError(
+            f"Not an aligned square photograph of at least {size} px: {file}, {picture.shape[1]}x{picture.shape[0]}. "
+            "Remedy: align it first, or take it away."
+        )
+    return picture
 
 
 def make_photo_pool(files, copies, size=128, seed=0, workers=2):
@@ -47,7 +61,7 @@ def make_photo_pool(files, copies, size=128, seed=0, workers=2):
 
     Args: files, aligned square photographs; copies, of each: the first is the photograph itself; size, side in pixels;
     seed, of augmentations and degradations; workers, processes (1 works in this process).
-    Returns a Pool, whose captions are the class prompt. Raises as `load_picture`.
+    Returns a Pool, whose captions are the class prompt. Raises as `load_square`.
     """
     jobs = [(files[i : i + CHUNK], copies, size, seed, i) for i in range(0, len(files), CHUNK)]
     parts = [list(column) for column in zip(*run_jobs(_prepare, jobs, workers, "read photographs"))]
@@ -130,7 +144,7 @@ def _prepare(job):
     files, copies, size, seed, first = job
     pictures, degraded, matrices = [], [], []
     for number, file in enumerate(files, first):
-        photograph = load_picture(file)
+        photograph = load_square(file, size)
         for copy in range(copies):
             rng = np.random.default_rng([seed, number, copy])
             picture, matrix = augment(photograph, size, rng if copy else None)
