@@ -46,7 +46,7 @@ def read(files, size):
 
 
 def load_square(file, size):
-    """An aligned photograph, uint8 (S, S, 3), S >= size. Raises as `load_picture`; PictureSizeError for another shape."""
+    """An aligned photograph, uint8 (S, S, 3), S >= size. Raises as `load_picture`; PictureSizeError (another shape)."""
     picture = load_picture(file)
     if picture.shape[0] != picture.shape[1] or len(picture) < size:
         raise PictureSizeError(
