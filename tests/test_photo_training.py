@@ -143,6 +143,16 @@ def test_the_decoder_is_trained_and_its_encoder_stays(folder, texture):
     assert changed == {"decoder", "post_quant_conv"} and B.vae.config.scaling_factor == scale
 
 
+def test_G_and_E_are_trained_together_and_G_also_alone(folder):
+    pool = photo_pool.make_photo_pool(photo_pool.split(folder)["train"][:2], 1, workers=1)
+    for alone, trained in ((0.0, {"G", "E"}), (1.0, {"G"})):
+        B = load_system()
+        before = {name: [weight.clone() for weight in getattr(B, name).parameters()] for name in ("G", "E", "vae")}
+        pretraining.fit_G_and_E(B, pool, alone=alone, steps=2, lr=1e-3, batch=1, ema=0)
+        after = {name: list(getattr(B, name).parameters()) for name in before}
+        assert {name for name in before if not all(map(torch.equal, before[name], after[name]))} == trained
+
+
 def card(folder, **facts):
     fields = {"name": "x", "class_noun": "person", "source": "here", "terms": "drawn", "real": True}
     (folder / "person.yaml").write_text(yaml.safe_dump(fields | facts))

@@ -166,6 +166,24 @@ def fit_E(B, pool, *, batch=16, amp=False, **options):
     return fit("E", [B.E], loss_of, amp=amp, **options)
 
 
+def fit_G_and_E(B, pool, *, batch=16, alone=0.2, amp=False, **options):
+    """Train G and E together inside B, on hints of cleaned pictures. Returns the losses.
+
+    A G that was trained for a short time restores better so than with E trained around it alone.
+    Args: alone, probability of a step in which G is trained without E, so that it stays a prior by itself.
+    """
+    x0 = latents(B, pool.pictures, amp=amp)
+    hints = latents(B, pool.degraded, through=B.clean, amp=amp)
+    null, words = B.embed(["", CLASS_PROMPT])  # (L, D)
+
+    def loss_of(g):
+        i, without = pool.draw(batch, g), float(torch.rand(1, generator=g, device=g.device)) < alone
+        empty, prompt = (text.expand(batch, -1, -1) for text in (null, words))
+        return min_snr_loss(B, x0[i], g, *((prompt,) if without else (empty, hints[i], empty)))
+
+    return fit("G and E", [B.G, B.E], loss_of, amp=amp, **options)
+
+
 def _tokens(B, captions):
     tokenized = B.tokenizer(
         captions, padding="max_length", truncation=True, max_length=B.tokenizer.model_max_length, return_tensors="pt"
