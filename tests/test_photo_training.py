@@ -214,15 +214,12 @@ def test_folds_hold_every_photograph_out_once():
 
 def test_cases_of_a_person_are_its_folds_fewer_references_and_its_own_inputs():
     person = invented()
-    found = held_out.cases(person, "photo", 2, 9, references=2, fewer=2)
-    assert {label: len(one.references) for label, one in found.items()} == {
-        "invented 0": 2,
-        "invented 1": 2,
-        "invented 1 references": 1,
-        "invented 2 references": 2,
-    }
+    counts = {label: len(one.references) for label, one in held_out.cases(person, "photo", 3, 9, references=2).items()}
+    assert counts == {"invented 0": 1, "invented 1": 2}
+    counts = {label: len(one.references) for label, one in held_out.further(person, "photo", 1, fewer=3).items()}
+    assert counts == {"invented 1 references": 1, "invented 2 references": 2}
     real = replace(person, real=True, inputs=person.references[:1])
-    own = held_out.cases(real, "photo", 2, 1)["invented inputs"]
+    own = held_out.further(real, "photo", 2)["invented inputs"]
     assert own.name == "invented, own inputs" and own.targets is None and len(own.references) == 4
 
 

@@ -44,20 +44,27 @@ def folds(count, size):
     return [list(range(count))[k : k + size] for k in range(0, count, size)]
 
 
-def cases(person, recipe, size, count, references=None, fewer=0, seed=0):
-    """The tunings of one person: label -> Person.
+def cases(person, recipe, size, count, references=None, seed=0):
+    """The folds of one person: label -> Person.
 
-    Args: person; recipe; size, of a fold; count, of folds at most; references, tuned on at most; fewer, further cases
-    of the first fold with 1, 2, 4, ... references up to so many; seed. A real person's own inputs without ground truth
-    are a case of their own.
+    Args: person; recipe; size, of a fold; count, of folds at most; references, tuned on at most; seed.
     """
-    name, lists = person.name, folds(len(person.references), size)[:count]
-    found = {f"{name} {k}": hold_out(person, places, recipe, seed, references) for k, places in enumerate(lists)}
-    for few in [2**k for k in range(fewer.bit_length()) if 2**k <= fewer]:
-        one = hold_out(person, lists[0], recipe, seed, few)
+    lists = folds(len(person.references), size)[:count]
+    return {f"{person.name} {k}": hold_out(person, out, recipe, seed, references) for k, out in enumerate(lists)}
+
+
+def further(person, recipe, size, fewer=0, seed=0):
+    """Further cases of one person: the first fold with 1, 2, 4, ... references, and the person's own inputs.
+
+    Args: person; recipe; size, of a fold; fewer, references at most; seed. The inputs of a real person without ground
+    truth are restored after tuning on all references. Returns label -> Person.
+    """
+    name, found = person.name, {}
+    for few in [2**k for k in range(fewer.bit_length())]:
+        one = hold_out(person, range(size), recipe, seed, few)
         found[f"{name} {few} references"] = replace(one, name=f"{name}, {few} references")
     if person.real and person.inputs is not None and person.targets is None:
-        found[f"{name} inputs"] = replace(person, name=f"{name}, own inputs", references=person.references[:references])
+        found[f"{name} inputs"] = replace(person, name=f"{name}, own inputs")
     return found
 
 
