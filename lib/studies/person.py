@@ -57,6 +57,11 @@ def _procedural(name, recipe, size, references, inputs):
     return replace(drawn, inputs=degrade(drawn.targets, recipe, seeds))
 
 
+def system_for(name, system=""):
+    """The folder of the system for a person; a given one wins."""
+    return system or "data/system"
+
+
 def check_scorer(person):
     """Raises PackError for a real person without a recogniser of real faces: people-r knows procedural people only."""
     identity.check_scorer(person.scorer, person.real)
