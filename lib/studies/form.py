@@ -2,6 +2,7 @@
 
 import html
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -55,21 +56,12 @@ class Form:
     tuned on the same references with the same settings are loaded. Stored notebooks show words in the form's place,
     because a widget needs a running kernel.
     Args: aligner, what its field holds at first; system and recipe, as of `own_pictures.open_own`; trainings, the
-    textual and the model Training, None for `default_trainings`; steps of sampling; seed of restoring; home, the folder
-    where all is written, None for runs/form; clock, seconds.
+    textual and the model Training, None for `default_trainings`; steps of sampling; seed of tuning and restoring; home,
+    the folder where all is written, None for runs/form; clock, seconds.
     """
 
     def __init__(
-        self,
-        aligner="",
-        *,
-        system="",
-        recipe="",
-        trainings=None,
-        steps=50,
-        seed=0,
-        home=None,
-        clock=time.monotonic,
+        self, aligner="", *, system="", recipe="", trainings=None, steps=50, seed=0, home=None, clock=time.monotonic
     ):
         self.chosen, self.trainings = dict(system=system, recipe=recipe), trainings
         self.steps, self.seed, self._clock, self._ended = steps, seed, clock, -DOUBLE_CLICK
@@ -118,7 +110,7 @@ class Form:
     def _restore(self):
         self._say("1 of 3: checking the pictures ...")
         B, recipe, person = own_pictures.open_own(*self._paths(), **self.chosen, **self._facts())
-        textual, model = self.trainings or default_trainings(B)
+        textual, model = [replace(one, seed=self.seed) for one in self.trainings or default_trainings(B)]
         plan = arms.Plan(recipe=recipe, steps=self.steps, textual=textual, model=model)
         folder = own_pictures.own_folder(self.home, B, person, plan)
         self._say(f"2 of 3: personal weights, from {len(person.references)} references ...")
@@ -146,7 +138,7 @@ class Form:
         return {**(self.widget._repr_mimebundle_() or {}), "text/plain": words}
 
 
-def shown(stems, before, after, width=384):
+def shown(stems, before, after, width=320):
     """Widgets: a choice among several pictures, and the before/after slider of the chosen one.
 
     Args: stems, N names; before and after, (N, 3, S, S) in [-1, 1]; width, in pixels.
