@@ -1,5 +1,6 @@
 """The form of notebook 20: a folder and a picture, or uploads, in; restored pictures and personal weights out."""
 
+import warnings
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -12,8 +13,9 @@ from PIL import Image
 
 from lib import load_personal, load_system, restore
 from lib.degradation.degrade import degrade
-from lib.errors import MissingPicturesError, PairingError, UnsafePathError
+from lib.errors import IdentityWarning, MissingPicturesError, PairingError, UnsafePathError
 from lib.images import to_tensor
+from lib.models.personal_weights import Personal
 from lib.people import procedural
 from lib.people.picture_files import load_picture, save_picture
 from lib.people.uploads import keep_uploads
@@ -191,6 +193,22 @@ def test_the_later_of_path_and_upload_counts(make, home):
     assert choice.text.value == ""
     choice.text.value = "elsewhere"
     assert choice.upload.value == () and choice.chosen("unused") == "elsewhere"
+
+
+def test_a_warning_that_a_picture_may_show_somebody_else_stays_beside_the_result(make, home, monkeypatch):
+    opened = own_pictures.open_own
+
+    def doubtful(*args, **options):
+        warnings.warn("Perhaps not the person: <old0> 0.20.", IdentityWarning, stacklevel=2)
+        return opened(*args, **options)
+
+    monkeypatch.setattr(own_pictures, "open_own", doubtful)
+    form = make()
+    fill(form, home, pictures="old/old0.png")
+    monkeypatch.setattr(own_pictures, "personalise", lambda B, *rest: B.personalised(Personal()))
+    assert "Saved in" in press(form) and "Perhaps not the person: &lt;old0&gt; 0.20." in form.said.value
+    fill(form, home, references="")
+    assert "Perhaps" not in press(form)
 
 
 def test_a_stored_notebook_has_words_in_place_of_the_form(make):

@@ -2,13 +2,14 @@
 
 import html
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import ipywidgets as widgets
 
 from lib import paths
-from lib.errors import WorkbookError
+from lib.errors import IdentityWarning, WorkbookError
 from lib.people.picture_files import SUFFIXES
 from lib.people.uploads import keep_uploads
 from lib.runs.slider import Slider
@@ -90,10 +91,10 @@ class Form:
     def _press(self, _):
         if self._clock() - self._ended < DOUBLE_CLICK:
             return
-        self.button.disabled, self.result.children = True, ()
+        self.button.disabled, self.result.children, self.noted = True, (), ""
         self.bars.clear_output()
         try:
-            with self.bars:  # where progress bars, warnings and unexpected errors are shown
+            with self.bars:  # where progress bars and unexpected errors are shown
                 self._work()
         finally:
             self.button.disabled, self._ended = False, self._clock()
@@ -109,7 +110,7 @@ class Form:
 
     def _restore(self):
         self._say("1 of 3: checking the pictures ...")
-        B, recipe, person = own_pictures.open_own(*self._paths(), **self.chosen, **self._facts())
+        B, recipe, person = self._open()
         textual, model = [replace(one, seed=self.seed) for one in self.trainings or default_trainings(B)]
         plan = arms.Plan(recipe=recipe, steps=self.steps, textual=textual, model=model)
         folder = own_pictures.own_folder(self.home, B, person, plan)
@@ -121,6 +122,14 @@ class Form:
         self._say(f"Saved in {paths.display_path(folder)}: restored/ and personal/ (the weights).", "#1b5e20")
         self.result.children = shown(person.stems, person.inputs, restored)
 
+    def _open(self):
+        """`open_own` as the fields say; a warning that a picture may show somebody else stays beside the result."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", IdentityWarning)
+            opened = own_pictures.open_own(*self._paths(), **self.chosen, **self._facts())
+        self.noted = "\n".join(str(one.message) for one in caught if issubclass(one.category, IdentityWarning))
+        return opened
+
     def _paths(self):
         return [choice.chosen(self.home / "uploads") for choice in (self.references, self.pictures)]
 
@@ -131,7 +140,9 @@ class Form:
         return {**texts, "class_noun": noun, "real": None if self.real.value else False}
 
     def _say(self, words, colour="inherit"):
-        self.said.value = f'<div style="color: {colour}; line-height: 1.4">{html.escape(words)}</div>'
+        lines = [(colour, words)] + [("#8a5a00", line) for line in self.noted.splitlines()]
+        divisions = [f'<div style="color: {tint}; line-height: 1.4">{html.escape(line)}</div>' for tint, line in lines]
+        self.said.value = "".join(divisions)
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         words = "The form as a widget; it needs a running kernel."
