@@ -1,6 +1,6 @@
 """One person's pictures: read from a folder of files, or drawn."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +123,22 @@ def load_folder(
     if check_references is not None:
         check_references(crops, [file.name for file in files.references])
     return Person(**card, references=crops, scorer=scorer, **_inputs(files, reader, crops))
+
+
+def with_inputs(person, files, pack=None, find_person=None, root=insightface_packs.INSIGHTFACE):
+    """The same person with other pictures to restore, whose ground truth is not known.
+
+    Args: person; files, Paths of pictures, each with another stem; the others as of `load_folder`, which reads a
+    folder's own inputs the same way.
+    Returns a Person. Raises UnsafePathError, PictureSizeError, and the errors of `load_picture`, `alignment.align` and
+    `find_person`.
+    """
+    for file in files:
+        safe_name(file.stem)
+    listed = picture_folders.PersonFiles([], files)
+    picture_folders.check_files(listed)
+    reader = _Reader(person.references.shape[-1], pack, root, "only", find_person)
+    return replace(person, captions=None, **_inputs(listed, reader, person.references))
 
 
 def check_folder(folder, references=None, inputs=None):
