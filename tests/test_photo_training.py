@@ -275,7 +275,7 @@ def test_a_photograph_that_was_stored_is_found_by_pixels_and_by_face():
 
 def test_quality_of_a_perfect_restoration():
     x = prior_pictures(3)
-    made = {"degraded": (x + 0.2).clamp(-1, 1), "blind": x.clamp(-0.99, 0.99)}
+    made = {"degraded": (x + 0.2).clamp(-1, 1), "blind": 0.98 * x}
     rows = {row["picture"]: row for row in photo_checks.quality(x, made, lambda a, b: (a - b).abs().mean((1, 2, 3)))}
     assert rows["blind"]["low"] > 10 and rows["blind"]["LPIPS"] < rows["degraded"]["LPIPS"]
 
