@@ -16,16 +16,18 @@ from lib.degradation.settings import sample
 from lib.errors import (
     MissingPicturesError,
     PackError,
+    PairingError,
     PersonCardError,
     PictureSizeError,
     UnreadablePictureError,
     WeightsError,
 )
+from lib.images import to_tensor
 from lib.metrics.image import psnr
 from lib.models import tiny
 from lib.models.system import CLASS_PROMPT
 from lib.people.person import Person
-from lib.people.picture_files import save_picture
+from lib.people.picture_files import load_picture, save_picture
 from lib.studies import held_out, photo_checks, study
 from lib.studies.arms import Plan
 from lib.studies.person import prior_pictures, system_for
@@ -69,6 +71,18 @@ def test_a_pool_begins_with_the_photograph_itself_and_goes_on_with_other_copies(
     assert torch.allclose(first, plain, atol=1e-6)
     assert (psnr(pool.pictures[1::3].float() / 127.5 - 1, plain) < 25).all()
     assert set(pool.captions) == {CLASS_PROMPT}
+
+
+def test_a_pool_of_photographs_degrades_anew_at_each_step(folder):
+    pool = photo_pool.make_photo_pool(photo_pool.split(folder)["train"][:1], 1, SIZE, workers=1)
+    drawn = [pool.degraded_batch(3, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert drawn[0][2].equal(drawn[1][2]) and not drawn[0][2].equal(drawn[2][2])
+    assert not drawn[0][2][0].equal(drawn[0][2][1]) and (psnr(drawn[0][2], drawn[0][1]) > 12).all()
+
+
+def test_pictures_are_taken_evenly(folder):
+    assert [file.stem for file in photo_pool.evenly(folder, 3)] == ["0", "6", "11"]
+    assert len(photo_pool.evenly(folder, 99)) == 12
 
 
 def test_a_pool_depends_on_its_seed_alone(folder):
@@ -247,6 +261,12 @@ def test_a_study_of_held_out_photographs_is_kept_and_continued(tmp_path):
     assert {row["metric"] for row in rows} == {"psnr", "identity people-r", "to_references people-r"}
     again, computed = held_out.run(*how)
     assert again == rows and not computed
+    other = replace(fold, inputs=fold.targets)
+    assert held_out.run(*how[:3], {"one": other}, *how[4:])[1]  # other pictures are computed anew
+    (tmp_path / "one.json").write_text("{")
+    assert held_out.run(*how)[0] == rows
+    with pytest.raises(PackError, match="Remedy"):
+        held_out.run(*how[:3], {"real": replace(fold, real=True)}, *how[4:])
 
 
 def test_pairs_of_photographs_are_tuned_on_the_first(folder, tmp_path):
@@ -254,6 +274,12 @@ def test_pairs_of_photographs_are_tuned_on_the_first(folder, tmp_path):
         save_picture(tmp_path / f"{k // 2:03}_{'ab'[k % 2]}.png", picture, synthetic=False)
     people = held_out.pairs(tmp_path, 5, "photo", 128)
     assert list(people) == ["000 pair", "001 pair"]
+    files = [tmp_path / f"001_{letter}.png" for letter in "ab"]
+    tuned_on, restored = to_tensor([load_picture(file) for file in files])
+    assert people["001 pair"].references[0].equal(tuned_on) and people["001 pair"].targets[0].equal(restored)
+    (tmp_path / "002_a.png").write_bytes(files[0].read_bytes())
+    with pytest.raises(PairingError, match="002.*Remedy"):
+        held_out.pairs(tmp_path, 5, "photo", 128)
     assert all(len(person.references) == len(person.targets) == 1 for person in people.values())
 
 

@@ -147,8 +147,8 @@ def test_relative_paths_are_seen_from_the_repository_whatever_the_kernel_s_folde
 def test_scores_are_tidy_and_of_the_right_pictures(opened, monkeypatch):
     asked = []
 
-    def values(x, targets, references, scorer):
-        asked.append((targets, references, scorer))
+    def values(x, targets, references, scorer, identity):
+        asked.append((targets, references, scorer, identity))
         return {"psnr": x.mean((1, 2, 3))}
 
     monkeypatch.setattr(studies, "headline_values", values)
@@ -161,7 +161,7 @@ def test_scores_are_tidy_and_of_the_right_pictures(opened, monkeypatch):
     assert blind.to_dict() == {(0, 0): 0, (0, 1): 1, (1, 0): 2, (1, 1): 3}
     of_input = rows[rows.arm == "input"]
     assert np.allclose(of_input.value, person.inputs.mean((1, 2, 3))) and set(of_input.seed) == {0}
-    assert all(given == (person.targets, person.references, "pack") for given in asked) and len(asked) == 3
+    assert all(given == (person.targets, person.references, "pack", True) for given in asked) and len(asked) == 3
 
 
 # ---- what is kept ----

@@ -59,7 +59,10 @@ def build_tiny(words, seed=0, latent_channels=12):
 
 
 def build_cleaner(widths=(48, 64, 80), groups=8):
-    """An untrained stage-1 cleaner; widths, channels at 32, 16 and 8 px; groups, of its normalisations."""
+    """An untrained stage-1 cleaner; widths, channels at 32, 16 and 8 px; groups, of its normalisations.
+
+    Its weights, as those of `widened`, are drawn by torch's global generator: torch.manual_seed before.
+    """
     return Cleaner(
         sample_size=32,
         in_channels=48,

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from lib.degradation.degrade import degrade
-from lib.errors import MissingPicturesError
+from lib.errors import MissingPicturesError, PairingError
 from lib.images import to_tensor
 from lib.metrics import identity
 from lib.metrics.image import psnr
@@ -60,7 +60,7 @@ def further(person, recipe, size, fewer=0, seed=0):
     truth are restored after tuning on all references. Returns label -> Person.
     """
     name, found = person.name, {}
-    for few in [2**k for k in range(fewer.bit_length())]:
+    for few in [2**k for k in range(fewer.bit_length()) if 2**k <= len(person.references) - size]:
         one = hold_out(person, range(size), recipe, seed, few)
         found[f"{name} {few} references"] = replace(one, name=f"{name}, {few} references")
     if person.real and person.inputs is not None and person.targets is None:
@@ -75,20 +75,38 @@ def run(B, plan, wanted, people, scorers, folder, distance=None):
     Args: B; plan, of lib.studies.arms; wanted, the arms; people, label -> Person; scorers, name -> recogniser, as of
     `identity.embed`; folder; distance, a function of two batches (N, 3, S, S) -> (N,), or None.
     Returns rows (person, fold, arm, image, seed, metric, value), and label -> {arm: restorations (K, N, 3, S, S)} of
-    the people computed now.
+    the people computed now. Raises PackError where a scorer does not know the people, and as `tune_arms`.
     """
+    for person in people.values():
+        for scorer in scorers.values():
+            identity.check_scorer(scorer, person.real)
     rows, pictures = [], {}
     for label, person in people.items():
-        file = Path(folder) / f"{label}.json"
-        key = json.dumps([B.fingerprint(), plan.key(), list(wanted), picture_hash(person.references), sorted(scorers)])
-        kept = json.loads(file.read_text()) if file.is_file() else {}
-        if kept.get("key") != key:
+        file, key = Path(folder) / f"{label}.json", _key(B, plan, wanted, person, scorers, distance)
+        kept = _kept(file, key)
+        if kept is None:
             tuned = arms.tune_arms(B, person, plan, wanted)
             pictures[label] = arms.restore_arms(tuned, person.inputs, plan, [B])
             kept = {"key": key, "rows": score(person, label, pictures[label], scorers, distance)}
             write_json(file, kept)
         rows += kept["rows"]
     return rows, pictures
+
+
+def _key(B, plan, wanted, person, scorers, distance):
+    """What a kept result must agree with, as text."""
+    pictures = [picture_hash(x) for x in (person.references, person.inputs, person.targets) if x is not None]
+    names = [f"{name} {scorer}" for name, scorer in scorers.items()]
+    return json.dumps([B.fingerprint(), plan.key(), list(wanted), pictures, names, distance is not None])
+
+
+def _kept(file, key):
+    """The kept result, or None where there is none, it is damaged, or it is of other settings."""
+    try:
+        kept = json.loads(file.read_text())
+        return kept if kept["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def score(person, label, restored, scorers, distance=None):
@@ -123,8 +141,8 @@ def summary(rows, arm="dual pivot", against="blind"):
     Returns a DataFrame indexed by person and metric: photographs, input, against, arm, difference (words).
     """
     table = pd.DataFrame([row for row in rows if "arm" in row])
-    table["photograph"] = table.fold + table.image.astype(str)
-    wide = table.pivot_table(index=["person", "metric", "photograph"], columns="arm", values="value").reset_index()
+    index = ["person", "metric", "fold", "image"]
+    wide = table.pivot_table(index=index, columns="arm", values="value").reset_index()
     lines = {}
     for key, group in wide.groupby(["person", "metric"], sort=False):
         means = {name: f"{group[name].mean():.3f}" for name in ("input", against, arm)}
@@ -171,14 +189,17 @@ def ceiling(B, person, scorers):
 def pairs(folder, count, recipe, size, seed=0):
     """People of a folder with two photographs each, named NNN_a and NNN_b: tuned on the first, restored in the second.
 
-    Args: folder; count, people at most; recipe; size, pixels; seed. Returns label -> Person. Raises as `load_picture`.
+    Args: folder; count, people at most; recipe; size, pixels; seed. Returns label -> Person. Raises PairingError where
+    a person has one photograph alone, and as `load_picture`.
     """
     people = {}
     for file in picture_folders.list_pictures(folder):
         people.setdefault(file.stem.split("_")[0], []).append(file)
     facts = dict(class_noun="person", source=str(folder), terms="see its folder", real=True)
-    found = {}
-    for name, files in list(people.items())[:count]:
+    found, people = {}, dict(list(people.items())[:count])
+    if alone := [name for name, files in people.items() if len(files) < 2]:
+        raise PairingError(f"Only one photograph of {alone[0]} in {folder}. Remedy: two of each, NNN_a and NNN_b.")
+    for name, files in people.items():
         crops = to_tensor([alignment.resize(load_picture(file), size) for file in files[:2]])
         found[f"{name} pair"] = hold_out(
             Person(name="pairs, 1 reference", references=crops, **facts), [1], recipe, seed

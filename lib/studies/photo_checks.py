@@ -101,6 +101,7 @@ def remembered(samples, held_out, quantile=0.99):
     pixels = np.quantile(held_out["pixel distance"], 1 - quantile)
     face = np.quantile(held_out["cosine"], quantile)
     return {
+        "samples": len(samples),
         "by pixels": float((samples["pixel distance"] < pixels).mean()),
         "by embeddings": float((samples["cosine"] > face).mean()),
     }

@@ -35,9 +35,9 @@ def split(folder):
 
 
 def evenly(folder, count):
-    """At most `count` pictures of a folder, evenly spaced by name. Raises as `split`."""
+    """At most `count` pictures of a folder, evenly spaced by name. Raises as `list_pictures`."""
     files = picture_folders.list_pictures(folder)
-    return files[:: max(1, len(files) // count)][:count]
+    return [files[k] for k in np.linspace(0, len(files) - 1, min(count, len(files))).round().astype(int)]
 
 
 def read(files, size):

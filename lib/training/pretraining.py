@@ -59,7 +59,10 @@ def fit_decoder(B, pool, *, batch=4, texture=0.0, spread=0.05, **options):
     it out; spread, standard deviation of noise on the latents, which have variance 1. Returns the losses.
     Source: Esser et al. 2021, section 3.1, with a constant weight.
     """
-    z, D = latents(B, pool.pictures), PatchDiscriminator().to(B.device)
+    z = latents(B, pool.pictures)
+    with torch.random.fork_rng():
+        torch.manual_seed(options.get("seed", 0))
+        D = PatchDiscriminator().to(B.device)
 
     def loss_of(g):
         i, x = pool.batch(batch, g)
