@@ -306,6 +306,15 @@ def test_quality_of_a_perfect_restoration():
     assert rows["blind"]["low"] > 10 and rows["blind"]["LPIPS"] < rows["degraded"]["LPIPS"]
 
 
+def test_losses_are_those_of_the_pictures_and_tell_faces_from_noise():
+    B, faces = load_system(), prior_pictures(2)
+    noise = torch.rand(faces.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    of_faces, of_noise = (photo_checks.losses(B, x, "photo", draws=1) for x in (faces, noise))
+    assert of_faces["autoencoder (dB)"] == pytest.approx(float(psnr(B.decode(B.encode(faces)), faces).mean()))
+    assert of_faces["autoencoder (dB)"] > of_noise["autoencoder (dB)"] + 5
+    assert of_faces["G and E (loss)"] < of_noise["G and E (loss)"]
+
+
 def test_a_missing_lpips_network_is_named():
     with pytest.raises(WeightsError, match="nowhere.onnx.*Remedy"):
         photo_checks.lpips_file("nowhere.onnx")

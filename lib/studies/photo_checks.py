@@ -14,6 +14,7 @@ from lib.metrics.image import psnr
 from lib.paths import from_root
 from lib.restoration.sampling import restore
 from lib.studies.statistics import interval
+from lib.training.pretraining import min_snr_loss
 
 IMAGENET = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])  # mean, standard deviation
 SMALL = 16  # pixels a side of the thumbnails that pixel distances compare
@@ -64,6 +65,21 @@ def quality(photographs, made, distance=None):
         row |= {"gain": gain["mean"], "low": gain["low"], "high": gain["high"]} if name != "degraded" else {}
         rows.append(row | ({} if distance is None else {"LPIPS": float(distance(pictures, photographs).mean())}))
     return rows
+
+
+@torch.no_grad()
+def losses(B, photographs, recipe, draws=4, seed=0):
+    """What the trainings minimise, on any photographs: the gap between trained and held-out ones shows overfitting.
+
+    Args: B; photographs (N, 3, S, S); recipe; draws of steps and noise for each; seed, the same for every set.
+    Returns name -> number: PSNR through the autoencoder, PSNR of the cleaner, the weighted eps loss of G and E.
+    """
+    degraded = degrade(photographs, recipe, range(seed, seed + len(photographs)))
+    z, cleaned, g = B.encode(photographs), B.clean(degraded), torch.Generator().manual_seed(seed)
+    hint, null = B.encode(cleaned), B.embed([""]).expand(len(z), -1, -1)  # (N, C, h, w), (N, L, D)
+    eps = [float(min_snr_loss(B, z, g, null, hint, null)) for _ in range(draws)]
+    kept, clean = (float(psnr(x.cpu(), photographs).mean()) for x in (B.decode(z), cleaned))
+    return {"autoencoder (dB)": kept, "cleaner (dB)": clean, "G and E (loss)": sum(eps) / draws}
 
 
 def sets_apart(made, others, scorer=None):
