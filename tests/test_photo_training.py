@@ -9,7 +9,7 @@ import torch
 import yaml
 from scipy import stats
 
-from lib import load_system
+from lib import load_system, paths
 from lib.degradation.operators import Resize
 from lib.degradation.recipes import RECIPES, recipe_named
 from lib.degradation.settings import sample
@@ -78,6 +78,12 @@ def test_a_pool_of_photographs_degrades_anew_at_each_step(folder):
     drawn = [pool.degraded_batch(3, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     assert drawn[0][2].equal(drawn[1][2]) and not drawn[0][2].equal(drawn[2][2])
     assert not drawn[0][2][0].equal(drawn[0][2][1]) and (psnr(drawn[0][2], drawn[0][1]) > 12).all()
+
+
+def test_folders_are_seen_from_the_repository(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "ROOT", folder.parent)
+    monkeypatch.chdir(tmp_path)
+    assert len(photo_pool.split(folder.name)["train"]) == 11 and len(photo_pool.evenly(folder.name, 2)) == 2
 
 
 def test_pictures_are_taken_evenly(folder):

@@ -14,6 +14,7 @@ from lib.metrics import identity
 from lib.metrics.image import psnr
 from lib.metrics.registry import TABLE, compute, metric_inputs
 from lib.models.personal_weights import picture_hash
+from lib.paths import from_root
 from lib.people import alignment, picture_folders
 from lib.people.person import Person
 from lib.people.picture_files import load_picture
@@ -193,7 +194,7 @@ def pairs(folder, count, recipe, size, seed=0):
     a person has one photograph alone, and as `load_picture`.
     """
     people = {}
-    for file in picture_folders.list_pictures(folder):
+    for file in picture_folders.list_pictures(from_root(folder)):
         people.setdefault(file.stem.split("_")[0], []).append(file)
     facts = dict(class_noun="person", source=str(folder), terms="see its folder", real=True)
     found, people = {}, dict(list(people.items())[:count])

@@ -12,6 +12,7 @@ from lib.degradation.settings import sample
 from lib.errors import MissingPicturesError, PictureSizeError
 from lib.images import to_tensor
 from lib.models.system import CLASS_PROMPT
+from lib.paths import from_root
 from lib.people import picture_folders, procedural
 from lib.people.picture_files import load_picture
 from lib.training.picture_pool import CHUNK, Pool, run_jobs
@@ -27,7 +28,7 @@ def split(folder):
 
     Raises MissingPicturesError for fewer than ten, and as `lib.people.picture_folders.list_pictures`.
     """
-    files = picture_folders.list_pictures(folder)
+    files = picture_folders.list_pictures(from_root(folder))
     if len(files) < EVERY:
         raise MissingPicturesError(f"{len(files)} photographs in {folder}. Remedy: at least {EVERY}, better thousands.")
     held_out = files[EVERY - 1 :: EVERY]
@@ -36,7 +37,7 @@ def split(folder):
 
 def evenly(folder, count):
     """At most `count` pictures of a folder, evenly spaced by name. Raises as `list_pictures`."""
-    files = picture_folders.list_pictures(folder)
+    files = picture_folders.list_pictures(from_root(folder))
     return [files[k] for k in np.linspace(0, len(files) - 1, min(count, len(files))).round().astype(int)]
 
 
