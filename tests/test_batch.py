@@ -225,7 +225,7 @@ def test_a_person_whose_worker_dies_again_and_again_is_set_aside_and_comes_last_
     assert {rows[person]["state"] for person in PEOPLE[1:]} == {"finished"}
     asked.clear()
     rows, _ = go(client, small, PEOPLE)
-    assert asked[-1] == PEOPLE[0] and rows[PEOPLE[0]]["state"] == "finished"
+    assert PEOPLE[0] in asked[-2:] and rows[PEOPLE[0]]["state"] == "finished"  # the last two start together
 
 
 def test_a_run_that_another_batch_is_at_is_asked_for_later(client, small, outcomes):
