@@ -26,7 +26,7 @@ from lib.training.trainer import Training
 few = Training(steps=2, batch=1, quiet=True)
 B = load_system("{folder}/system")
 ada = open_person("people:1009", recipe="tiny-heavy", size=64, references=3, inputs=2)
-B_p = dual_pivot(B, ada.references, ada.class_noun, recipe="tiny-heavy", textual=few, model=few)
+B_p = dual_pivot(B, ada.references, ada.class_noun, textual=few, model=few)
 restored = restore(B_p, ada.inputs, seeds=0, steps=3)
 table = measure(restored, ada.targets)
 B_p.save_personal("{folder}/ada"); again = restore(load_personal("{folder}/ada", B), ada.inputs, seeds=0, steps=3)

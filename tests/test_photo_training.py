@@ -237,7 +237,7 @@ def test_cases_of_a_person_are_its_folds_fewer_references_and_its_own_inputs():
     counts = {label: len(one.references) for label, one in held_out.cases(person, "photo", 3, 9, references=2).items()}
     assert counts == {"invented 0": 1, "invented 1": 2}
     counts = {label: len(one.references) for label, one in held_out.further(person, "photo", 1, fewer=3).items()}
-    assert counts == {"invented 1 references": 1, "invented 2 references": 2}
+    assert counts == {"invented 1 reference": 1, "invented 2 references": 2}
     real = replace(person, real=True, inputs=person.references[:1])
     own = held_out.further(real, "photo", 2)["invented inputs"]
     assert own.name == "invented, own inputs" and own.targets is None and len(own.references) == 4

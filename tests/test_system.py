@@ -12,7 +12,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
-from lib.errors import DeviceError, WeightsError
+from lib.errors import DeviceError, RecipeError, WeightsError
 from lib.models import system, tiny
 from lib.models.precision import offloaded
 from lib.models.swinir import SwinIR
@@ -87,6 +87,12 @@ def test_in_single_precision_nothing_is_lost_and_facts_travel(tmp_path):
     back = load_system(tmp_path)
     assert back.fingerprint() == B.fingerprint() and back.provenance == {"made": "here"}
     assert back.vae.config.scaling_factor == 0.71
+
+
+def test_a_system_names_its_recipe_or_says_that_it_has_none():
+    assert tiny_system.build().recipe == "tiny"
+    with pytest.raises(RecipeError, match="no recipe of its own.*Remedy"):
+        tiny_system.build().with_(provenance={}).recipe
 
 
 def test_saving_leaves_the_system_as_it_is(tmp_path):

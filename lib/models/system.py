@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DCondi
 from peft import PeftModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from lib.errors import WeightsError
+from lib.errors import RecipeError, WeightsError
 from lib.models.swinir import SwinIR
 from lib.paths import atomic_write
 
@@ -99,6 +99,13 @@ class System:
     def size(self):
         """Side of a picture in pixels."""
         return self.vae.config.sample_size * self.fold
+
+    @property
+    def recipe(self):
+        """Name of the degradation that tuning and restoring use where no other is given. Raises RecipeError."""
+        if name := self.provenance.get("recipe"):
+            return name
+        raise RecipeError("The system has no recipe of its own. Remedy: name one (RECIPE in a notebook).")
 
     def modules(self):
         """The networks by the names of a system folder."""

@@ -41,6 +41,7 @@ MOST = {
     "RATE": 1.0,
 }
 RECIPES = ("none", "codeformer", "dpt", "realesrgan", "tiny", "tiny-heavy", "tiny-extreme", "photo", "photo-heavy")
+OWN = ""  # RECIPE: that of the system
 CHOICES = {  # what other modules offer; a test holds the two together
     "ARM": ("swap", "in-context", "encoder-only", "swap + model pivot", "dual pivot"),
     "RECIPES": RECIPES,
@@ -48,7 +49,7 @@ CHOICES = {  # what other modules offer; a test holds the two together
     "TRAINED": ("all", "repo150"),
     "OTHERS": ("leave", "blind"),
     "PRECISION": ("float32", "bfloat16"),
-    "RECIPE": RECIPES,
+    "RECIPE": (OWN, *RECIPES),
     "HEAVY": RECIPES,
     "ABLATIONS": ("all losses", "no MFA", "MFA by DISTS", "MFA by MSE", "no identity loss", "no GAN"),
 }

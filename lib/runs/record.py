@@ -177,6 +177,15 @@ def write_json(path, value):
         part.write_text(text + "\n", encoding="utf-8")
 
 
+def kept(path, key):
+    """What a study kept in the file `path`, or None where there is none, it is damaged, or its key is another."""
+    try:
+        found = json.loads(Path(path).read_text())
+        return found if found["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _plain(value, where):
     """The value in JSON's own types; numbers of numpy and torch become Python's."""
     if isinstance(value, dict):

@@ -18,7 +18,7 @@ from lib.paths import from_root
 from lib.people import alignment, picture_folders
 from lib.people.person import Person
 from lib.people.picture_files import load_picture
-from lib.runs.record import write_json
+from lib.runs.record import kept, write_json
 from lib.studies import arms
 from lib.studies.statistics import interval
 from lib.studies.study import rows_of
@@ -62,8 +62,8 @@ def further(person, recipe, size, fewer=0, seed=0):
     """
     name, found = person.name, {}
     for few in [2**k for k in range(fewer.bit_length()) if 2**k <= len(person.references) - size]:
-        one = hold_out(person, range(size), recipe, seed, few)
-        found[f"{name} {few} references"] = replace(one, name=f"{name}, {few} references")
+        one, label = hold_out(person, range(size), recipe, seed, few), f"{few} reference{'s' * (few > 1)}"
+        found[f"{name} {label}"] = replace(one, name=f"{name}, {label}")
     if person.real and person.inputs is not None and person.targets is None:
         found[f"{name} inputs"] = replace(person, name=f"{name}, own inputs")
     return found
@@ -84,13 +84,13 @@ def run(B, plan, wanted, people, scorers, folder, distance=None):
     rows, pictures = [], {}
     for label, person in people.items():
         file, key = Path(folder) / f"{label}.json", _key(B, plan, wanted, person, scorers, distance)
-        kept = _kept(file, key)
-        if kept is None:
+        found = kept(file, key)
+        if found is None:
             tuned = arms.tune_arms(B, person, plan, wanted)
             pictures[label] = arms.restore_arms(tuned, person.inputs, plan, [B])
-            kept = {"key": key, "rows": score(person, label, pictures[label], scorers, distance)}
-            write_json(file, kept)
-        rows += kept["rows"]
+            found = {"key": key, "rows": score(person, label, pictures[label], scorers, distance)}
+            write_json(file, found)
+        rows += found["rows"]
     return rows, pictures
 
 
@@ -99,15 +99,6 @@ def _key(B, plan, wanted, person, scorers, distance):
     pictures = [picture_hash(x) for x in (person.references, person.inputs, person.targets) if x is not None]
     names = [f"{name} {scorer}" for name, scorer in scorers.items()]
     return json.dumps([B.fingerprint(), plan.key(), list(wanted), pictures, names, distance is not None])
-
-
-def _kept(file, key):
-    """The kept result, or None where there is none, it is damaged, or it is of other settings."""
-    try:
-        kept = json.loads(file.read_text())
-        return kept if kept["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def score(person, label, restored, scorers, distance=None):

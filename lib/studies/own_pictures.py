@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-from pathlib import Path
 
 from tqdm.auto import tqdm
 
@@ -18,8 +17,6 @@ from lib.restoration.sampling import restore
 from lib.studies import arms
 from lib.studies.person import open_person, system_for
 
-RECIPES = {"photo_system": "photo-heavy"}  # of systems whose pictures are not the drawn ones'
-
 
 def open_own(references, pictures="", *, system="", recipe="", aligner=None, **facts):
     """The system, the recipe and the Person with inputs; every picture is read and aligned.
@@ -33,7 +30,8 @@ def open_own(references, pictures="", *, system="", recipe="", aligner=None, **f
     if not references:
         raise MissingPicturesError("No references. Remedy: give a folder of photographs, or upload some.")
     system = system_for(references, system or ("data/system" if facts.get("real") is False else ""))
-    recipe, B = recipe or RECIPES.get(Path(system).name, "tiny-heavy"), load_system(system)
+    B = load_system(system)
+    recipe = recipe or B.recipe
     all_of_them = {} if references.startswith("people:") else dict(references=None, inputs=None)
     person = open_person(references, recipe, B.size, aligner=aligner, **all_of_them, **facts)
     if pictures:

@@ -17,7 +17,7 @@ from lib.models.personal_weights import picture_hash
 from lib.paths import atomic_write, remove
 from lib.people import procedural
 from lib.restoration import baselines
-from lib.runs.record import write_json
+from lib.runs.record import kept, write_json
 from lib.studies.arms import ARMS, Plan, restore_arms, tune_arms
 from lib.studies.person import check_scorer, open_person, prior_data
 
@@ -96,9 +96,9 @@ def run(study, names, folder, record=None):
     people, rows, priors = open_all(study, names), [], {}
     for name, person in zip(names, people):
         file = file_of(folder, name)
-        kept = _kept(study, person, file) or _run_person(study, person, file, priors)
-        rows += kept["rows"]
-        for stage, seconds in kept["seconds"].items():
+        found = _kept(study, person, file) or _run_person(study, person, file, priors)
+        rows += found["rows"]
+        for stage, seconds in found["seconds"].items():
             if record is not None:
                 record.seconds[stage] = record.seconds.get(stage, 0.0) + seconds
     return rows, (people[-1], _load_pictures(file))
@@ -121,14 +121,8 @@ def file_of(folder, name):
 
 
 def _kept(study, person, file):
-    """The kept result of a person, or None where there is none, it is damaged, or it is of other settings."""
-    if not file.is_file() or not file.with_suffix(".npz").is_file():
-        return None
-    try:
-        kept = json.loads(file.read_text())
-        return kept if kept["key"] == study.key(person) else None
-    except (ValueError, KeyError, TypeError):
-        return None
+    """The kept result of a person with its pictures, as `record.kept`."""
+    return kept(file, study.key(person)) if file.with_suffix(".npz").is_file() else None
 
 
 def _run_person(study, person, file, priors):
@@ -145,10 +139,10 @@ def _run_person(study, person, file, priors):
     seconds["restoring"] = time.perf_counter() - start - seconds["tuning"]
     remove(file)  # an older result must not stand beside these pictures
     _save_pictures(file, restored)
-    kept = {"key": study.key(person), "seconds": seconds, "rows": score(person, restored)}
-    write_json(file, kept)
+    found = {"key": study.key(person), "seconds": seconds, "rows": score(person, restored)}
+    write_json(file, found)
     remove(file.with_suffix(""))
-    return kept
+    return found
 
 
 def _save_pictures(file, restored):

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from lib.metrics.headline import headline_values
 from lib.paths import remove
 from lib.restoration.sampling import restore
-from lib.runs.record import write_json
+from lib.runs.record import kept, write_json
 from lib.studies.arms import batch_size
 from lib.studies.person import prior_data
 from lib.studies.study import file_of, open_all, rows_of
@@ -34,10 +34,10 @@ def run(study, names, folder, compute, settings=(), record=None):
     for name, person in tqdm(list(zip(names, people)), compute.__name__, disable=len(people) == 1):
         file = file_of(folder, f"{compute.__name__}-{name}")
         key = json.dumps([study.key(person), compute.__name__, settings])
-        kept = _read(file, key) or _compute(study, person, compute, settings, file, key)
-        rows += [{"person": name, **row} for row in kept["rows"]]
+        found = kept(file, key) or _compute(study, person, compute, settings, file, key)
+        rows += [{"person": name, **row} for row in found["rows"]]
         if record is not None:
-            record.seconds["people"] = record.seconds.get("people", 0.0) + kept["seconds"]
+            record.seconds["people"] = record.seconds.get("people", 0.0) + found["seconds"]
     remove(shared_folder(folder))
     return rows
 
@@ -49,20 +49,11 @@ def shared_folder(folder):
 
 def _compute(study, person, compute, settings, file, key):
     start, checkpoints = time.perf_counter(), file.with_suffix("")
-    kept = {"key": key, "rows": compute(study, person, settings, checkpoints)}
-    kept["seconds"] = time.perf_counter() - start
-    write_json(file, kept)
+    found = {"key": key, "rows": compute(study, person, settings, checkpoints)}
+    found["seconds"] = time.perf_counter() - start
+    write_json(file, found)
     remove(checkpoints)
-    return kept
-
-
-def _read(file, key):
-    """What the file keeps, or None where there is none, it is damaged, or it is of other settings."""
-    try:
-        kept = json.loads(file.read_text())
-        return kept if kept["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return found
 
 
 def scored(person, restored, **labels):

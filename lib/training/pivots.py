@@ -41,14 +41,15 @@ def default_trainings(B):
     return PAPER if B.size >= 512 else TINY
 
 
-def prepare(B, pictures, recipe="tiny", degradations=8, seed=0):
+def prepare(B, pictures, recipe=None, degradations=8, seed=0):
     """Compute once what tuning reads: latents of pictures, and hints of `degradations` random degradations of each.
 
-    Args: B; pictures, (N, 3, S, S) in [-1, 1]; recipe, of lib.degradation.recipes; degradations >= 1; seed. The paper
-    degrades anew at each step: the more degradations, the nearer to it. Returns Prepared.
-    Raises PictureError, RecipeError, RangeError.
+    Args: B; pictures, (N, 3, S, S) in [-1, 1]; recipe, of lib.degradation.recipes, None for the system's own;
+    degradations >= 1; seed. The paper degrades anew at each step: the more degradations, the nearer to it.
+    Returns Prepared. Raises PictureError, RecipeError, RangeError.
     """
     pictures, degradations = check_pictures(pictures, B.size), checks.whole("degradations", degradations, least=1)
+    recipe = B.recipe if recipe is None else recipe
     hints = []
     for k in range(degradations):
         seeds = [seed + 1000 * k + n for n in range(len(pictures))]
@@ -128,7 +129,7 @@ def dual_pivot(
     references,
     class_noun="person",
     *,
-    recipe="tiny",
+    recipe=None,
     textual=None,
     model=None,
     degradations=8,
@@ -137,9 +138,9 @@ def dual_pivot(
 ):
     """Both steps of the paper: the textual pivot, then the model pivot.
 
-    Args: B, the blind system; references, pictures (N, 3, S, S) in [-1, 1]; recipe by which they are degraded; textual
-    and model, a Training each, None for `default_trainings`; degradations as of `prepare`; trained as of `model_pivot`;
-    options as of `textual_pivot`: token, gamma, in_context, prior, weight.
+    Args: B, the blind system; references, pictures (N, 3, S, S) in [-1, 1]; recipe by which they are degraded, None
+    for the system's own; textual and model, a Training each, None for `default_trainings`; degradations as of
+    `prepare`; trained as of `model_pivot`; options as of `textual_pivot`: token, gamma, in_context, prior, weight.
     Returns the personalised system {G_p, E_pr}: restore with it, `save_personal` it. Raises as both steps.
     """
     textual = textual or default_trainings(B)[0]

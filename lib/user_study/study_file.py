@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lib.errors import ParameterError, StudyFileError
 from lib.paths import display_path
-from lib.runs import parameters
+from lib.runs import yaml_files
 
 HEADER, VERSION = "user_study", 1  # the first line of such a file
 KINDS = {"quality": "two restorations", "identity": "input, references and restorations"}  # Figs 14 and 16
@@ -62,7 +62,7 @@ def read(path):
     Raises StudyFileError.
     """
     try:
-        found = parameters.mapping(Path(path))
+        found = yaml_files.mapping(Path(path))
     except ParameterError as error:
         raise StudyFileError(str(error)) from None
     if found.pop(HEADER, None) != VERSION:

@@ -1,0 +1,54 @@
+"""YAML files of parameters, or of a user study: read safely, and refused where they are no plain mapping."""
+
+from collections import Counter
+from pathlib import Path
+
+import yaml
+
+from lib.errors import ParameterError
+
+LARGEST = 2**20  # bytes
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses aliases, and a key given twice, of which plain YAML keeps the last."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it holds an alias (*name)")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        keys = Counter(str(key.value) for key, _ in node.value)
+        twice = sorted(key for key, count in keys.items() if count > 1)
+        if twice:
+            raise yaml.YAMLError(f"given twice: {', '.join(twice)}")
+        return super().construct_mapping(node, deep)
+
+
+def _read(path):
+    """The text of a params file. Raises ParameterError for a special file, a large one, and one that cannot be read."""
+    try:
+        if path.exists() and not path.is_file():
+            raise ParameterError(f"Params file is no file: {path}. Remedy: give a YAML file; see params/.")
+        if path.stat().st_size > LARGEST:
+            raise ParameterError(f"Params file of more than 1 MB: {path}. Remedy: write lines of `NAME: value`.")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ParameterError(f"Cannot read the params file: {path}: {error.strerror}. Remedy: see params/.") from None
+    except UnicodeDecodeError as error:
+        raise ParameterError(f"Params file is not UTF-8: {path}: {error}. Remedy: save it as UTF-8 text.") from None
+
+
+def mapping(path):
+    """What a YAML file of parameters, or of a user study, holds: a dict. Raises ParameterError."""
+    text = _read(Path(path))
+    try:
+        found = yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ParameterError(
+            f"Params file is not YAML: {path}: {error}. Remedy: write lines of `NAME: value`."
+        ) from None
+    if not isinstance(found, dict):
+        raise ParameterError(f"Params file holds no parameters: {path}. Remedy: write lines of `NAME: value`.")
+    return found
