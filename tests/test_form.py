@@ -237,38 +237,25 @@ def bad_folder(folder, kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("field", "kind", "said"),
     [
-        ("none", "MissingPicturesError: No references"),
-        ("no folder", "MissingPicturesError: No person folder"),
-        ("empty", "MissingPicturesError: No pictures"),
-        ("few", "MissingPicturesError: Too few references: 1"),
-        ("wide", "Remedy: give an insightface pack"),
+        ("references", "none", "MissingPicturesError: No references"),
+        ("references", "no folder", "MissingPicturesError: No person folder"),
+        ("references", "empty", "MissingPicturesError: No pictures"),
+        ("references", "few", "MissingPicturesError: Too few references: 1"),
+        ("references", "wide", "Remedy: give an insightface pack"),
+        ("pictures", "none", "MissingPicturesError: No picture to restore"),
+        ("pictures", "no file", "UnreadablePictureError: No such picture file"),
+        ("pictures", "empty", "MissingPicturesError: No pictures"),
+        ("pictures", "text", "UnreadablePictureError: Not a picture"),
+        ("pictures", "wide", "PictureSizeError: Not an aligned square crop"),
     ],
 )
-def test_bad_references_are_said_in_the_form(make, home, tmp_path, kind, said):
+def test_bad_paths_are_said_in_the_form(make, home, tmp_path, field, kind, said):
     form = make()
     fill(form, home)
-    typed = {"none": "", "no folder": tmp_path / "nowhere"}
-    form.references.text.value = str(typed[kind] if kind in typed else bad_folder(tmp_path / "bad", kind))
-    refused(form, tmp_path, said)
-
-
-@pytest.mark.parametrize(
-    ("kind", "said"),
-    [
-        ("none", "MissingPicturesError: No picture to restore"),
-        ("no file", "UnreadablePictureError: No such picture file"),
-        ("empty", "MissingPicturesError: No pictures"),
-        ("text", "UnreadablePictureError: Not a picture"),
-        ("wide", "PictureSizeError: Not an aligned square crop"),
-    ],
-)
-def test_bad_pictures_are_said_in_the_form(make, home, tmp_path, kind, said):
-    form = make()
-    fill(form, home)
-    typed = {"none": "", "no file": tmp_path / "nothing.png"}
-    form.pictures.text.value = str(typed[kind] if kind in typed else bad_folder(tmp_path / "bad", kind))
+    typed = {"none": "", "no folder": tmp_path / "nowhere", "no file": tmp_path / "nothing.png"}
+    getattr(form, field).text.value = str(typed[kind] if kind in typed else bad_folder(tmp_path / "bad", kind))
     refused(form, tmp_path, said)
 
 
