@@ -29,7 +29,7 @@ from lib.models.system import CLASS_PROMPT
 from lib.people.person import Person
 from lib.people.picture_files import load_picture, save_picture
 from lib.studies import held_out, photo_checks, study
-from lib.studies.arms import Plan
+from lib.studies.arms import ARMS, Plan
 from lib.studies.person import prior_pictures, system_for
 from lib.training import photo_pool, pretraining
 from lib.training.trainer import Training
@@ -254,6 +254,24 @@ def test_the_summary_pairs_photographs():
     low, high = stats.ttest_1samp([0.2, 0.3, 0.2], 0).confidence_interval(0.95)
     assert line["photographs"] == 3 and line["difference"] == f"+0.233 [{low:+.3f}, {high:+.3f}]"
     assert (line["input"], line["blind"], line["dual pivot"]) == ("0.200", "0.400", "0.633")
+
+
+def test_the_gains_of_every_arm_are_those_of_the_people_with_all_arms():
+    g = torch.Generator().manual_seed(0)
+    rows = [
+        {"person": who, "fold": who, "arm": arm, "image": k, "seed": 0, "metric": metric, "value": float(value)}
+        for who, wanted in (("few", ("blind", "dual pivot")), ("all", ARMS))
+        for arm in ("input", *wanted)
+        for metric in ("psnr", "identity x", "to_references x")
+        for k, value in enumerate(torch.rand(3, generator=g))
+    ]
+    table = held_out.by_arm(rows)
+    assert list(table.index) == [("all", arm) for arm in ARMS if arm != "blind"]
+    assert set(table.columns) == {"identity x", "PSNR (dB)"}
+    for arm in ("swap", "dual pivot"):
+        lines = held_out.summary(rows, arm).difference
+        assert table.loc[("all", arm), "identity x"] == lines["all", "identity x"]
+        assert table.loc[("all", arm), "PSNR (dB)"] == lines["all", "psnr"]
 
 
 def test_a_study_of_held_out_photographs_is_kept_and_continued(tmp_path):

@@ -53,6 +53,18 @@ def test_the_gains_of_real_people_are_the_recorded_ones():
     assert figures.markdown(held_out.headline(rows)) in block
 
 
+def test_the_arms_on_real_people_and_the_autoencoders_limit_are_the_recorded_ones():
+    block = re.search(r"<!-- photoarms -->\n(.*?)\n<!-- /photoarms -->", README, re.S).group(1)
+    rows = record.read(paths.RESULTS / "13_held_out_photographs" / "record.json")["metrics"]
+    assert block == figures.markdown(held_out.by_arm(rows))
+    limits = pd.DataFrame([row for row in rows if "what" in row and row["person"] == "obama"])
+    means = limits.groupby(["what", "scorer"]).value.mean()
+    low, high = means["photograph"].min(), means["photograph"].max()
+    words = " ".join(README.split())
+    assert f"of the {low:.2f} to {high:.2f} that good photographs of obama have" in words
+    assert f"the autoencoder lets {means['autoencoder'].mean():.2f} through" in words
+
+
 def test_the_quality_of_the_photo_system_is_the_recorded_one():
     block = re.search(r"<!-- photoquality -->\n(.*?)\n<!-- /photoquality -->", README, re.S).group(1)
     rows = record.read(paths.RESULTS / "12_photo_system" / "record.json")["metrics"]

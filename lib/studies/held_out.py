@@ -161,6 +161,19 @@ def headline(rows):
     return pd.DataFrame.from_dict(lines, orient="index").rename_axis("person")
 
 
+def by_arm(rows):
+    """Gain of every arm over blind restoration with its 95 % interval, for the people who have all arms.
+
+    Args: rows, of `run`. Returns a DataFrame indexed by person and arm: identity by every recogniser, PSNR (dB).
+    """
+    people = {row["person"] for row in rows if row.get("arm") == "swap"}
+    of_them = [row for row in rows if row["person"] in people]
+    tables = {arm: summary(of_them, arm).difference.unstack() for arm in arms.ARMS if arm != "blind"}
+    table = pd.concat(tables, names=["arm"]).swaplevel().sort_index(level="person", sort_remaining=False)
+    kept = [metric for metric in table if metric.startswith(("identity ", "psnr"))]
+    return table[kept].rename(columns={"psnr": "PSNR (dB)"})
+
+
 def ceiling(B, person, scorers):
     """Rows (person, scorer, what, value): the same photographs against the others' mean, and through the autoencoder.
 
