@@ -7,7 +7,7 @@ import pytest
 
 from lib import paths
 from lib.errors import RangeError
-from lib.studies import fleet
+from lib.studies import fleet, waiting
 
 COUNTED = json.loads((paths.RESULTS / "23_cost_of_a_fleet" / "counted.json").read_text())
 TFLOP = COUNTED["tflop"]
@@ -75,57 +75,57 @@ def test_a_gpu_without_a_peak_is_a_named_error(peak):
 def test_erlang_c_is_its_textbook_form(servers, load):
     last = load**servers / math.factorial(servers) * servers / (servers - load)
     expected = last / (sum(load**k / math.factorial(k) for k in range(servers)) + last)
-    assert fleet.erlang_c(load, servers) == pytest.approx(expected)
-    assert fleet.mean_wait(load, 1.0, servers) == pytest.approx(expected / (servers - load))
-    assert fleet.mean_wait(servers, 1.0, servers) == math.inf
+    assert waiting.erlang_c(load, servers) == pytest.approx(expected)
+    assert waiting.mean_wait(load, 1.0, servers) == pytest.approx(expected / (servers - load))
+    assert waiting.mean_wait(servers, 1.0, servers) == math.inf
 
 
 def test_the_simulation_agrees_with_the_closed_form():
-    traffic = fleet.Traffic({"picture": 1800}, {"picture": 3.0}, spread=None)
-    _, low, high = fleet.interval([fleet.simulate(traffic, 2, 1.5, seed).wait.mean() for seed in range(8)])
-    assert low < fleet.mean_wait(0.5, 3.0, 2) < high
+    traffic = waiting.Traffic({"picture": 1800}, {"picture": 3.0}, spread=None)
+    _, low, high = waiting.interval([waiting.simulate(traffic, 2, 1.5, seed).wait.mean() for seed in range(8)])
+    assert low < waiting.mean_wait(0.5, 3.0, 2) < high
 
 
 def test_weights_are_read_once_while_they_are_kept():
-    everyone = fleet.Traffic({"picture": 3600}, {"picture": 0.1}, people=5, kept=5, reading=1.0)
-    found = fleet.simulate(everyone, 1, 0.2)
+    everyone = waiting.Traffic({"picture": 3600}, {"picture": 0.1}, people=5, kept=5, reading=1.0)
+    found = waiting.simulate(everyone, 1, 0.2)
     assert found.loaded.sum() == 5
-    nobody = fleet.simulate(fleet.Traffic({"picture": 3600}, {"picture": 0.1}, people=500, kept=1), 1, 0.2)
+    nobody = waiting.simulate(waiting.Traffic({"picture": 3600}, {"picture": 0.1}, people=500, kept=1), 1, 0.2)
     assert nobody.loaded.mean() > 0.98
 
 
 def test_the_least_number_of_gpus_meets_the_target_and_one_less_does_not():
-    traffic = fleet.Traffic({"picture": 7200}, {"picture": 1.0}, spread=None)
-    gpus, found = fleet.gpus_for(traffic, 1.0, 0.5)
-    assert found.wait.quantile(0.95) <= 1.0 < fleet.simulate(traffic, gpus - 1, 0.5).wait.quantile(0.95)
+    traffic = waiting.Traffic({"picture": 7200}, {"picture": 1.0}, spread=None)
+    gpus, found = waiting.gpus_for(traffic, 1.0, 0.5)
+    assert found.wait.quantile(0.95) <= 1.0 < waiting.simulate(traffic, gpus - 1, 0.5).wait.quantile(0.95)
 
 
 def test_every_piece_of_work_that_came_has_a_row():
     """Also of a queue that grows: 7200 pictures an hour of 2 s on one GPU, whose last ones wait for half the time."""
-    found = fleet.simulate(fleet.Traffic({"picture": 7200}, {"picture": 2.0}), 1, 0.1)
+    found = waiting.simulate(waiting.Traffic({"picture": 7200}, {"picture": 2.0}), 1, 0.1)
     assert len(found) == pytest.approx(720, abs=4 * math.sqrt(720))
     assert found.wait.max() > 0.9 * (len(found) * 2.0 - 360)
 
 
 def test_the_load_has_the_reading_of_weights_that_are_not_kept():
-    traffic = fleet.Traffic({"picture": 3600, "tuning": 18}, {"picture": 0.5, "tuning": 20}, 100, 25, 2.0)
-    assert fleet.load(traffic) == pytest.approx(0.5 + 0.75 * 2.0 + 0.1)
-    found = fleet.simulate(traffic, 4, 0.5)
+    traffic = waiting.Traffic({"picture": 3600, "tuning": 18}, {"picture": 0.5, "tuning": 20}, 100, 25, 2.0)
+    assert waiting.load(traffic) == pytest.approx(0.5 + 0.75 * 2.0 + 0.1)
+    found = waiting.simulate(traffic, 4, 0.5)
     assert found[found.kind == "picture"].loaded.mean() == pytest.approx(0.75, abs=0.06)
 
 
 def test_the_number_of_gpus_is_above_the_load_so_that_tunings_are_served():
     """Pictures need one GPU and go first; tunings that nobody judges keep 1.5 more busy."""
-    traffic = fleet.Traffic({"picture": 360, "tuning": 54}, {"picture": 0.1, "tuning": 100.0})
-    gpus, found = fleet.gpus_for(traffic, 1000.0, 0.5, seeds=(0, 1))
-    assert fleet.load(traffic) == pytest.approx(1.51) and gpus == 2
+    traffic = waiting.Traffic({"picture": 360, "tuning": 54}, {"picture": 0.1, "tuning": 100.0})
+    gpus, found = waiting.gpus_for(traffic, 1000.0, 0.5, seeds=(0, 1))
+    assert waiting.load(traffic) == pytest.approx(1.51) and gpus == 2
     assert set(found.seed) == {0, 1} and set(found.kind) == {"picture", "tuning"}
 
 
 def test_a_rate_of_zero_is_no_such_work():
-    found = fleet.simulate(fleet.Traffic({"picture": 0, "tuning": 360}, {"picture": 1.0, "tuning": 1.0}), 1, 0.2)
+    found = waiting.simulate(waiting.Traffic({"picture": 0, "tuning": 360}, {"picture": 1.0, "tuning": 1.0}), 1, 0.2)
     assert set(found.kind) == {"tuning"}
-    assert fleet.gpus_for(fleet.Traffic({"picture": 0}, {"picture": 1.0}), 1.0, 0.1)[0] == 1
+    assert waiting.gpus_for(waiting.Traffic({"picture": 0}, {"picture": 1.0}), 1.0, 0.1)[0] == 1
 
 
 @pytest.mark.parametrize(
@@ -141,9 +141,9 @@ def test_a_rate_of_zero_is_no_such_work():
 )
 def test_what_cannot_be_simulated_is_a_named_error(traffic, target, hours, word):
     with pytest.raises(RangeError, match=f"{word}.*Remedy"):
-        fleet.gpus_for(fleet.Traffic(**traffic, seconds={"picture": 1.0}), target, hours)
+        waiting.gpus_for(waiting.Traffic(**traffic, seconds={"picture": 1.0}), target, hours)
 
 
 def test_a_batch_takes_as_long_as_its_first_free_workers():
-    assert fleet.makespan([3, 2, 2, 1], 2) == 4
-    assert fleet.makespan([3, 2, 2, 1], 1, overhead=0.5) == 10
+    assert waiting.makespan([3, 2, 2, 1], 2) == 4
+    assert waiting.makespan([3, 2, 2, 1], 1, overhead=0.5) == 10
