@@ -78,7 +78,7 @@ def test_a_folder_of_a_real_person_is_restored_by_it_without_a_recogniser(B, fac
     monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
     folder, _ = runner.run(notebook, values)
     found = record.read(folder / record.FILE)
-    assert found["loaded"]["system"] == B.fingerprint() and found["metrics"] == []
+    assert found["loaded"] == {"system": B.fingerprint(), "recipe": "photo-heavy"} and found["metrics"] == []
     assert (folder / "restored" / "old-dual-pivot.png").is_file()
     page = (folder / "00_start_here.ipynb").read_text()
     assert "data/photo_system" in page and "identity is not measured" in page

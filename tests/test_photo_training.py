@@ -28,9 +28,10 @@ from lib.models import tiny
 from lib.models.system import CLASS_PROMPT
 from lib.people.person import Person
 from lib.people.picture_files import load_picture, save_picture
-from lib.studies import held_out, photo_checks, study
+from lib.runs.record import Record
+from lib.studies import held_out, held_out_tables, photo_aims, photo_checks, study
 from lib.studies.arms import ARMS, Plan
-from lib.studies.person import prior_pictures, system_for
+from lib.studies.person import prior_pictures, system_for, system_for_all
 from lib.training import photo_pool, pretraining
 from lib.training.trainer import Training
 
@@ -192,6 +193,15 @@ def test_the_person_decides_which_system_restores(tmp_path):
         system_for(tmp_path)
 
 
+def test_people_of_one_study_have_one_system(tmp_path):
+    card(tmp_path)
+    assert system_for_all(["people:1009", "people:1019"]) == "data/system"
+    assert system_for_all([tmp_path, tmp_path]) == "data/photo_system"
+    assert system_for_all(["people:1009", tmp_path], "mine") == "mine"
+    with pytest.raises(PersonCardError, match="different systems.*Remedy"):
+        system_for_all(["people:1009", tmp_path])
+
+
 def real_folder(home, inputs=True):
     for part, count in (("references", 3), *([("inputs", 1)] if inputs else [])):
         for k, picture in enumerate(prior_pictures(count)):
@@ -250,7 +260,7 @@ def test_the_summary_pairs_photographs():
         for arm, column in values.items()
         for k, value in enumerate(column)
     ]
-    line = held_out.summary([*rows, {"person": "x", "what": "photograph", "value": 1.0}]).loc[("x", "identity")]
+    line = held_out_tables.summary([*rows, {"person": "x", "what": "photograph", "value": 1.0}]).loc[("x", "identity")]
     low, high = stats.ttest_1samp([0.2, 0.3, 0.2], 0).confidence_interval(0.95)
     assert line["photographs"] == 3 and line["difference"] == f"+0.233 [{low:+.3f}, {high:+.3f}]"
     assert (line["input"], line["blind"], line["dual pivot"]) == ("0.200", "0.400", "0.633")
@@ -265,13 +275,72 @@ def test_the_gains_of_every_arm_are_those_of_the_people_with_all_arms():
         for metric in ("psnr", "identity x", "to_references x")
         for k, value in enumerate(torch.rand(3, generator=g))
     ]
-    table = held_out.by_arm(rows)
+    table = held_out_tables.by_arm(rows)
     assert list(table.index) == [("all", arm) for arm in ARMS if arm != "blind"]
     assert set(table.columns) == {"identity x", "PSNR (dB)"}
     for arm in ("swap", "dual pivot"):
-        lines = held_out.summary(rows, arm).difference
+        lines = held_out_tables.summary(rows, arm).difference
         assert table.loc[("all", arm), "identity x"] == lines["all", "identity x"]
         assert table.loc[("all", arm), "PSNR (dB)"] == lines["all", "psnr"]
+
+
+def person_rows(person, fold, values, metric="identity x"):
+    """Rows of `held_out.run`: arm -> values."""
+    return [
+        {"person": person, "fold": fold, "arm": arm, "image": k, "seed": 0, "metric": metric, "value": value}
+        for arm, column in values.items()
+        for k, value in enumerate(column)
+    ]
+
+
+def test_another_tuning_is_paired_with_the_usual_one_on_the_same_photographs():
+    usual = {"input": [0.0, 0.1, 0.0], "blind": [0.1, 0.2, 0.1], "dual pivot": [0.5, 0.6, 0.4]}
+    rows = person_rows("x", "x 0", usual) + person_rows("x", "x 1", {arm: [0.9] * 3 for arm in usual})
+    few = {**usual, "dual pivot": [0.3, 0.5, 0.1]}
+    rows += person_rows("x, 1 reference", "x 1 reference", few)
+    own = {arm: [0.2, 0.3, 0.5] for arm in usual}
+    rows += person_rows("x, own inputs", "x inputs", own, "to_references x")
+    more = {arm: [0.3, 0.5, 0.5] for arm in usual}
+    rows += person_rows("x, own inputs, 3 times the steps", "x inputs 3 times the steps", more, "to_references x")
+    rows += person_rows("pairs, 1 reference", "1 pair", usual)
+    table = held_out_tables.variants(rows)
+    assert list(table.index) == [("x", "1 reference"), ("x, own inputs", "3 times the steps")]
+    assert table["identity x"].iloc[0].startswith("0.300 (-0.200") and table["identity x"].iloc[1].startswith(
+        "0.433 (+0.1"
+    )
+    assert set(held_out_tables.headline(rows).index) == {"x", "x, own inputs", "pairs, 1 reference"}
+
+
+def test_the_first_fold_and_the_own_inputs_are_tuned_longer():
+    person = replace(invented(), real=True, inputs=invented().references[:1])
+    cases = held_out.cases(person, "photo", 2, 9) | held_out.further(person, "photo", 2, fewer=1)
+    found = held_out.longer(cases, 3)
+    assert [one.name for one in found.values()] == [
+        "invented, 3 times the steps",
+        "invented, own inputs, 3 times the steps",
+    ]
+
+
+def test_the_aims_are_held_against_every_figure():
+    gains = {"degraded": (20.0, None, 0.6), "cleaned": (21.6, 1.6, 0.5), "blind": (20.1, 0.1, 0.29)}
+    quality = [
+        {"photographs": "held out", "recipe": recipe, "picture": name, "PSNR (dB)": value, "gain": gain, "LPIPS": lpips}
+        for recipe in ("photo", "photo-heavy")
+        for name, (value, gain, lpips) in {**gains, "autoencoder": (27.9, 7.9, 0.1)}.items()
+    ]
+    good = {"input": [0.1, 0.1, 0.1], "blind": [0.2, 0.2, 0.2], "dual pivot": [0.5, 0.4, 0.5]}
+    people = person_rows("x", "x 0", good) + person_rows("x", "x 0", {**good, "dual pivot": [-0.5] * 3}, "psnr")
+    bad = {**good, "dual pivot": [0.9, 0.1, 0.3]}  # the mean is high enough, its interval holds zero
+    people += person_rows("y", "y 0", bad) + person_rows("y", "y 0", good, "psnr")
+    table = photo_aims.table(quality, people)
+    assert table.met.unstack().fillna("").to_dict("index") == {
+        "LPIPS, blind / degraded": {"held out": "yes", "x": "", "y": ""},
+        "PSNR, dual pivot - blind (dB)": {"held out": "", "x": "no", "y": "yes"},
+        "autoencoder (dB)": {"held out": "no", "x": "", "y": ""},
+        "cleaner over its input (dB)": {"held out": "yes", "x": "", "y": ""},
+        "identity, dual pivot - blind": {"held out": "", "x": "yes", "y": "no"},
+        "identity, dual pivot - degraded": {"held out": "", "x": "yes", "y": "no"},
+    }
 
 
 def test_a_study_of_held_out_photographs_is_kept_and_continued(tmp_path):
@@ -279,12 +348,14 @@ def test_a_study_of_held_out_photographs_is_kept_and_continued(tmp_path):
     few = dict(batch=1, quiet=True)
     plan = Plan(seeds=1, steps=2, degradations=1, textual=Training(1, **few), model=Training(1, **few))
     how = (B, plan, ("blind", "dual pivot"), {"one": fold}, {"people-r": None}, tmp_path)
-    rows, pictures = held_out.run(*how)
+    taken, resumed = (Record("13", {}, 0, "cpu", tmp_path) for _ in range(2))
+    rows, pictures = held_out.run(*how, record=taken)
     assert pictures["one"]["dual pivot"].shape == (1, 1, 3, 128, 128)
     assert {row["arm"] for row in rows} == {"input", "blind", "dual pivot"}
     assert {row["metric"] for row in rows} == {"psnr", "identity people-r", "to_references people-r"}
-    again, computed = held_out.run(*how)
+    again, computed = held_out.run(*how, record=resumed)
     assert again == rows and not computed
+    assert taken.seconds == resumed.seconds and min(taken.seconds[stage] for stage in ("tuning", "restoring")) > 0
     other = replace(fold, inputs=0.9 * fold.targets)
     assert held_out.run(*how[:3], {"one": other}, *how[4:])[1]  # other pictures are computed anew
     (tmp_path / "one.json").write_text("{")
@@ -310,6 +381,8 @@ def test_pairs_of_photographs_are_tuned_on_the_first(folder, tmp_path):
 def test_what_the_autoencoder_loses_of_a_face():
     rows = held_out.ceiling(load_system(), invented(3), {"people-r": None})
     assert len(rows) == 6 and {row["what"] for row in rows} == {"photograph", "autoencoder"}
+    values = {(row["what"], k % 3): row["value"] for k, row in enumerate(rows)}
+    assert all(values["photograph", k] != values["autoencoder", k] for k in range(3))
 
 
 def test_a_photograph_that_was_stored_is_found_by_pixels_and_by_face():
@@ -319,7 +392,8 @@ def test_a_photograph_that_was_stored_is_found_by_pixels_and_by_face():
     assert near["pixel place"].tolist() == [2, 4] and near["pixel distance"].max() < 1e-6
     assert near["cosine place"][1] == 4 and near["cosine"][1] > 0.999
     held = photo_checks.nearest(others, training)
-    assert photo_checks.remembered(near, held)["by pixels"] == 1
+    found = photo_checks.remembered(near, held)
+    assert found["by pixels"] == 1 and found["by embeddings"] >= 0.5  # the mirrored one has another embedding
     assert photo_checks.remembered(held, held)["by pixels"] <= 0.5
 
 

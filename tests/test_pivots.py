@@ -139,10 +139,11 @@ def test_all_settings_of_prepare_are_in_its_source(B, data):
     different = [
         prepare(B, pictures, degradations=2, seed=1),
         prepare(B, pictures, degradations=1),
-        prepare(B, pictures, "tiny-heavy", degradations=2),
+        prepare(B, pictures, "tiny", degradations=2),
         prepare(B, pictures.flip(0), degradations=2),
     ]
     assert len({one.source for one in [data, *different]}) == 5
+    assert prepare(B, pictures, B.recipe, degradations=2).source == data.source  # without one, the system's own
 
 
 def test_samples_pair_a_picture_with_its_own_hints_and_reach_them_all(data):

@@ -7,7 +7,7 @@ import pandas as pd
 
 from lib import paths
 from lib.runs import figures, record
-from lib.studies import held_out, one_step, photo_checks, release_checks, statistics
+from lib.studies import held_out_tables, one_step, photo_checks, release_checks, statistics
 from lib.user_study import reports
 
 README = (paths.ROOT / "README.md").read_text()
@@ -50,13 +50,13 @@ def test_the_one_step_table_is_that_of_the_recorded_study():
 def test_the_gains_of_real_people_are_the_recorded_ones():
     block = re.search(r"<!-- photo -->\n(.*?)\n<!-- /photo -->", README, re.S).group(1)
     rows = record.read(paths.RESULTS / "13_held_out_photographs" / "record.json")["metrics"]
-    assert figures.markdown(held_out.headline(rows)) in block
+    assert figures.markdown(held_out_tables.headline(rows)) in block
 
 
 def test_the_arms_on_real_people_and_the_autoencoders_limit_are_the_recorded_ones():
     block = re.search(r"<!-- photoarms -->\n(.*?)\n<!-- /photoarms -->", README, re.S).group(1)
     rows = record.read(paths.RESULTS / "13_held_out_photographs" / "record.json")["metrics"]
-    assert block == figures.markdown(held_out.by_arm(rows))
+    assert block == figures.markdown(held_out_tables.by_arm(rows))
     limits = pd.DataFrame([row for row in rows if "what" in row and row["person"] == "obama"])
     means = limits.groupby(["what", "scorer"]).value.mean()
     low, high = means["photograph"].min(), means["photograph"].max()

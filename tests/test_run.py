@@ -305,6 +305,13 @@ def test_choices_are_those_of_the_modules_that_offer_them():
     assert training == list(ranges.TRAINING_DIGITS)
 
 
+def test_an_empty_recipe_is_taken_only_where_it_is_the_default():
+    for name in ("00_start_here", "03_two_pivots", "13_held_out_photographs"):
+        assert parameters.resolve(parameters.find(name))["RECIPE"] == ""
+    with pytest.raises(RangeError, match="RECIPE out of range.*Remedy"):
+        parameters.resolve(parameters.find("02_blind_restoration"), typed=[("RECIPE", "")])
+
+
 @pytest.mark.parametrize(
     "name, text",
     [("ARM", "blind"), ("ARM", "dual"), ("RECIPE", "nosuch"), ("OTHERS", "gone"), ("TRAINED", "half")]

@@ -90,9 +90,15 @@ def test_in_single_precision_nothing_is_lost_and_facts_travel(tmp_path):
 
 
 def test_a_system_names_its_recipe_or_says_that_it_has_none():
-    assert tiny_system.build().recipe == "tiny"
+    assert tiny_system.build().recipe == "tiny-heavy"
     with pytest.raises(RecipeError, match="no recipe of its own.*Remedy"):
         tiny_system.build().with_(provenance={}).recipe
+
+
+def test_the_shipped_systems_name_the_recipes_they_were_trained_for():
+    assert (
+        load_system("data/system").recipe == "tiny-heavy" and load_system("data/photo_system").recipe == "photo-heavy"
+    )
 
 
 def test_saving_leaves_the_system_as_it_is(tmp_path):

@@ -68,7 +68,7 @@ def build(seed=0, stir=True):
     for name, weight in G.named_parameters():
         if stir and "attn2.to_v" in name:
             weight.data *= 30  # untrained text hardly matters otherwise
-    B = System(G, encoder_from(G), vae, text, tokenizer, ddpm(), cleaner, {"recipe": "tiny"})
+    B = System(G, encoder_from(G), vae, text, tokenizer, ddpm(), cleaner, {"recipe": "tiny-heavy"})
     if stir:
         stir_(B)
     return B.freeze()

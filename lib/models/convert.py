@@ -46,7 +46,6 @@ def convert(sources, folder, size=512, force=False):
     system.provenance = {
         "made": "by python -m lib.convert from published weights",
         "size": size,
-        "recipe": "codeformer",  # which DiffBIR's face weights were trained with
         "sources": [source.record() for source in opened],
     }
     system.save(folder, torch.float32)  # single precision whatever the source had, so that nothing is rounded

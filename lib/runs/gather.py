@@ -58,6 +58,8 @@ def _facts(found, seconds):
     if seconds is not None and stages:
         stages[f"seconds {OTHER}"] = seconds - sum(stages.values())
     facts = {"peak_memory": found["peak_memory"], "device": found["device"]}
+    if recipe := found.get("loaded", {}).get("recipe"):  # what an empty parameter stood for
+        facts["RECIPE"] = recipe
     facts |= {"commit": found["commit"]["id"], "dirty": found["commit"].get("dirty")}
     versions = {f"version {name}": value for name, value in found["versions"].items()}
     return stages | facts | versions

@@ -241,7 +241,9 @@ def _checked(one, given, here=True):
         raise ParameterError(
             f"Mistyped parameter: {one.name} from {where}: {error}. Remedy: give {one.kind} ({one.comment})."
         ) from None
-    return value if value is None or (one.name == "DEVICE" and not here) else ranges.check(one.name, value)
+    if value is None or value == one.default == "" or (one.name == "DEVICE" and not here):
+        return value  # where it is the default, "" stands for a choice that the notebook makes
+    return ranges.check(one.name, value)
 
 
 def is_default(notebook, variables):

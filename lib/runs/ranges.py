@@ -32,6 +32,8 @@ LEAST = {
     "WARM_STEPS": 1,
     "ABLATION_STEPS": 1,
     "SAMPLING_STEPS": 2,
+    "FEWER": 0,
+    "LONGER": 0,
 }
 MOST = {
     "SAMPLING_STEPS": 1000,  # what the schedule has
@@ -41,7 +43,6 @@ MOST = {
     "RATE": 1.0,
 }
 RECIPES = ("none", "codeformer", "dpt", "realesrgan", "tiny", "tiny-heavy", "tiny-extreme", "photo", "photo-heavy")
-OWN = ""  # RECIPE: that of the system
 CHOICES = {  # what other modules offer; a test holds the two together
     "ARM": ("swap", "in-context", "encoder-only", "swap + model pivot", "dual pivot"),
     "RECIPES": RECIPES,
@@ -49,7 +50,7 @@ CHOICES = {  # what other modules offer; a test holds the two together
     "TRAINED": ("all", "repo150"),
     "OTHERS": ("leave", "blind"),
     "PRECISION": ("float32", "bfloat16"),
-    "RECIPE": (OWN, *RECIPES),
+    "RECIPE": RECIPES,
     "HEAVY": RECIPES,
     "ABLATIONS": ("all losses", "no MFA", "MFA by DISTS", "MFA by MSE", "no identity loss", "no GAN"),
 }

@@ -48,7 +48,7 @@ class Record:
     def __init__(self, notebook, parameters, seed, device, folder=None, variables=None):
         self.notebook, self.parameters, self.seed, self.device = notebook, dict(parameters), seed, device
         self._folder, self._variables = folder, variables
-        self.seconds, self.metrics, self.loaded = {}, [], {}  # loaded: name -> hash of the weights that were used
+        self.seconds, self.metrics, self.loaded = {}, [], {}  # loaded: hashes of weights, the recipe
 
     @classmethod
     def here(cls, notebook, variables):

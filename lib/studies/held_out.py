@@ -1,10 +1,10 @@
 """People with a few good photographs: some are held out, degraded and restored by what was tuned on the others."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import torch
 
 from lib.degradation.degrade import degrade
@@ -20,7 +20,6 @@ from lib.people.person import Person
 from lib.people.picture_files import load_picture
 from lib.runs.record import kept, write_json
 from lib.studies import arms
-from lib.studies.statistics import interval
 from lib.studies.study import rows_of
 
 
@@ -69,12 +68,20 @@ def further(person, recipe, size, fewer=0, seed=0):
     return found
 
 
-def run(B, plan, wanted, people, scorers, folder, distance=None):
+def longer(cases, times):
+    """The first fold and the own inputs of each person in `cases` and `further`, to be tuned for `times` the steps."""
+    found = {label: one for label, one in cases.items() if label.endswith((" 0", " inputs"))}
+    name = f"{times} times the steps"
+    return {f"{label} {name}": replace(one, name=f"{one.name}, {name}") for label, one in found.items()}
+
+
+def run(B, plan, wanted, people, scorers, folder, distance=None, record=None):
     """Tune, restore and score people that `hold_out` made, or people with inputs and no ground truth.
 
-    Each is kept in a file of `folder`, so that an interrupted study continues.
+    Each is kept in a file of `folder`, so that an interrupted study continues; the seconds of all, also of kept ones,
+    go to the record.
     Args: B; plan, of lib.studies.arms; wanted, the arms; people, label -> Person; scorers, name -> recogniser, as of
-    `identity.embed`; folder; distance, a function of two batches (N, 3, S, S) -> (N,), or None.
+    `identity.embed`; folder; distance, a function of two batches (N, 3, S, S) -> (N,), or None; record, or None.
     Returns rows (person, fold, arm, image, seed, metric, value), and label -> {arm: restorations (K, N, 3, S, S)} of
     the people computed now. Raises PackError where a scorer does not know the people, and as `tune_arms`.
     """
@@ -86,12 +93,22 @@ def run(B, plan, wanted, people, scorers, folder, distance=None):
         file, key = Path(folder) / f"{label}.json", _key(B, plan, wanted, person, scorers, distance)
         found = kept(file, key)
         if found is None:
-            tuned = arms.tune_arms(B, person, plan, wanted)
-            pictures[label] = arms.restore_arms(tuned, person.inputs, plan, [B])
-            found = {"key": key, "rows": score(person, label, pictures[label], scorers, distance)}
+            pictures[label], seconds = _restored(B, plan, wanted, person)
+            found = {"key": key, "seconds": seconds, "rows": score(person, label, pictures[label], scorers, distance)}
             write_json(file, found)
         rows += found["rows"]
+        for stage, seconds in found["seconds"].items() if record else ():
+            record.seconds[stage] = record.seconds.get(stage, 0.0) + seconds
     return rows, pictures
+
+
+def _restored(B, plan, wanted, person):
+    """arm -> restorations of one person, and the seconds of tuning and restoring."""
+    start = time.perf_counter()
+    tuned = arms.tune_arms(B, person, plan, wanted)
+    middle = time.perf_counter()
+    restored = arms.restore_arms(tuned, person.inputs, plan, [B])
+    return restored, {"tuning": middle - start, "restoring": time.perf_counter() - middle}
 
 
 def _key(B, plan, wanted, person, scorers, distance):
@@ -123,55 +140,6 @@ def _values(person, batch, scorers, distance):
         known = ("identity", "to_references") if person.targets is not None else ("to_references",)
         values |= {f"{metric} {name}": compute(TABLE[metric], inputs) for metric in known}
     return values
-
-
-def summary(rows, arm="dual pivot", against="blind"):
-    """One line for each person and metric: the means, and the paired difference of two arms with its 95 % interval.
-
-    Args: rows, of `run`, those of `ceiling` are left out; arm, against. The interval is over photographs of one person;
-    for `pairs`, over people.
-    Returns a DataFrame indexed by person and metric: photographs, input, against, arm, difference (words).
-    """
-    table = pd.DataFrame([row for row in rows if "arm" in row])
-    index = ["person", "metric", "fold", "image"]
-    wide = table.pivot_table(index=index, columns="arm", values="value").reset_index()
-    lines = {}
-    for key, group in wide.groupby(["person", "metric"], sort=False):
-        means = {name: f"{group[name].mean():.3f}" for name in ("input", against, arm)}
-        lines[key] = {"photographs": len(group), **means, "difference": interval(group[arm] - group[against])["words"]}
-    return pd.DataFrame.from_dict(lines, orient="index").rename_axis(["person", "metric"])
-
-
-def headline(rows):
-    """`summary` in one line for each person: identity by every recogniser (input, blind, dual pivot; gain), PSNR gain.
-
-    Where there is no ground truth, identity is that to the references.
-    """
-    lines = {}
-    for person, table in summary(rows).groupby(level="person", sort=False):
-        table = table.droplevel("person")
-        kind = "identity " if any(name.startswith("identity ") for name in table.index) else "to_references "
-        line = {"photographs": table.photographs.iloc[0]}
-        for name in [name for name in table.index if name.startswith(kind)]:
-            one, scorer = table.loc[name], name.removeprefix(kind)
-            line[f"identity ({scorer})"] = f"{one['input']}, {one['blind']}, {one['dual pivot']}"
-            line[f"gain ({scorer})"] = one["difference"]
-        line["PSNR gain (dB)"] = table.difference.get("psnr", "")
-        lines[person] = line
-    return pd.DataFrame.from_dict(lines, orient="index").rename_axis("person")
-
-
-def by_arm(rows):
-    """Gain of every arm over blind restoration with its 95 % interval, for the people who have all arms.
-
-    Args: rows, of `run`. Returns a DataFrame indexed by person and arm: identity by every recogniser, PSNR (dB).
-    """
-    people = {row["person"] for row in rows if row.get("arm") == "swap"}
-    of_them = [row for row in rows if row["person"] in people]
-    tables = {arm: summary(of_them, arm).difference.unstack() for arm in arms.ARMS if arm != "blind"}
-    table = pd.concat(tables, names=["arm"]).swaplevel().sort_index(level="person", sort_remaining=False)
-    kept = [metric for metric in table if metric.startswith(("identity ", "psnr"))]
-    return table[kept].rename(columns={"psnr": "PSNR (dB)"})
 
 
 def ceiling(B, person, scorers):

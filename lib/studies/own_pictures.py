@@ -29,7 +29,7 @@ def open_own(references, pictures="", *, system="", recipe="", aligner=None, **f
     """
     if not references:
         raise MissingPicturesError("No references. Remedy: give a folder of photographs, or upload some.")
-    system = system_for(references, system or ("data/system" if facts.get("real") is False else ""))
+    system = system_for(references, system or (paths.display_path(paths.SYSTEM) if facts.get("real") is False else ""))
     B = load_system(system)
     recipe = recipe or B.recipe
     all_of_them = {} if references.startswith("people:") else dict(references=None, inputs=None)

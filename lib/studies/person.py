@@ -72,6 +72,17 @@ def system_for(name, system=""):
     return paths.display_path(paths.PHOTO_SYSTEM if real else paths.SYSTEM)
 
 
+def system_for_all(names, system=""):
+    """`system_for` of several people. Raises PersonCardError where they need different ones."""
+    wanted = {system_for(name, system): str(name) for name in names}
+    if len(wanted) > 1:
+        raise PersonCardError(
+            f"Drawn and real people in one study: {' and '.join(wanted.values())} have different systems. "
+            "Remedy: name people of one kind, or SYSTEM."
+        )
+    return next(iter(wanted))
+
+
 def check_scorer(person):
     """Raises PackError for a real person without a recogniser of real faces: people-r knows procedural people only."""
     identity.check_scorer(person.scorer, person.real)

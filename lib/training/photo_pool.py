@@ -20,6 +20,7 @@ from lib.training.picture_pool import CHUNK, Pool, run_jobs
 EDGE = 1 / 64  # of the side: left out, because some crops keep a hair of the sheet that they were cut from
 EVERY = 10  # the last of so many photographs is held out
 TEXTURE = 0.02  # weight of the discriminator's loss in the last training of the decoder
+RECIPE = "photo-heavy"  # of a system that was trained on this mixture, where no other is named
 MIXTURE = (("photo", False), ("photo-heavy", False), ("photo", False), ("photo-heavy", False), ("realesrgan", True))
 
 

@@ -14,6 +14,7 @@ from lib.degradation.settings import sample
 from lib.people import procedural
 
 CHUNK = 20  # people that a worker renders at once
+RECIPE = "tiny-heavy"  # of a system that was trained on this mixture, where no other is named
 MIXTURE = ("tiny", "tiny-heavy", "tiny", "tiny-heavy", "tiny-extreme")  # recipes, by turns
 
 

@@ -1,0 +1,99 @@
+"""Tables of people whose photographs were held out, from the rows of `lib.studies.held_out.run`."""
+
+import re
+
+import pandas as pd
+
+from lib.studies.arms import ARMS
+from lib.studies.statistics import interval
+
+VARIANT = re.compile(r", (\d+ references?|\d+ times the steps)$")  # names of `held_out.further` and `held_out.longer`
+
+
+def summary(rows, arm="dual pivot", against="blind"):
+    """One line for each person and metric: the means, and the paired difference of two arms with its 95 % interval.
+
+    Args: rows, of `held_out.run`, those of `ceiling` are left out; arm, against. The interval is over photographs of
+    one person; for `pairs`, over people.
+    Returns a DataFrame indexed by person and metric: photographs, input, against, arm, difference (words).
+    """
+    table = pd.DataFrame([row for row in rows if "arm" in row])
+    index = ["person", "metric", "fold", "image"]
+    wide = table.pivot_table(index=index, columns="arm", values="value").reset_index()
+    lines = {}
+    for key, group in wide.groupby(["person", "metric"], sort=False):
+        means = {name: f"{group[name].mean():.3f}" for name in ("input", against, arm)}
+        lines[key] = {"photographs": len(group), **means, "difference": interval(group[arm] - group[against])["words"]}
+    return pd.DataFrame.from_dict(lines, orient="index").rename_axis(["person", "metric"])
+
+
+def headline(rows):
+    """`summary` in one line for each person: identity by every recogniser (input, blind, dual pivot; gain), PSNR gain.
+
+    Where there is no ground truth, identity is that to the references. What `variants` shows is left out.
+    """
+    lines, usual = {}, summary([row for row in rows if not _is_variant(row["person"], rows)])
+    for person, table in usual.groupby(level="person", sort=False):
+        table = table.droplevel("person")
+        kind = "identity " if any(name.startswith("identity ") for name in table.index) else "to_references "
+        line = {"photographs": table.photographs.iloc[0]}
+        for name in [name for name in table.index if name.startswith(kind)]:
+            one, scorer = table.loc[name], name.removeprefix(kind)
+            line[f"identity ({scorer})"] = f"{one['input']}, {one['blind']}, {one['dual pivot']}"
+            line[f"gain ({scorer})"] = one["difference"]
+        line["PSNR gain (dB)"] = table.difference.get("psnr", "")
+        lines[person] = line
+    return pd.DataFrame.from_dict(lines, orient="index").rename_axis("person")
+
+
+def with_all_arms(rows):
+    """The people, in order, who have every arm in rows of `held_out.run`."""
+    found = pd.DataFrame([row for row in rows if "arm" in row]).groupby("person", sort=False).arm
+    return [person for person, names in found if set(ARMS) <= set(names)]
+
+
+def _is_variant(label, rows):
+    """Whether the same photographs were restored after the usual tuning, too."""
+    return bool(VARIANT.search(label)) and label.rsplit(", ", 1)[0] in {row["person"] for row in rows}
+
+
+def variants(rows):
+    """Dual pivot after another tuning (fewer references, more steps) of the same photographs: means and differences.
+
+    Args: rows, of `held_out.run` on `cases`, `further` and `longer`. Returns a DataFrame indexed by person and tuning:
+    photographs, identity by every recogniser and PSNR (dB), each with its paired 95 % interval over photographs. Where
+    there is no ground truth, identity is that to the references.
+    """
+    table = pd.DataFrame([row for row in rows if row.get("arm") == "dual pivot"])
+    lines = {}
+    for label in [label for label in table.person.unique() if _is_variant(label, rows)]:
+        person, tuning = label.rsplit(", ", 1)
+        usual = table[(table.person == person) & (table.fold == table[table.person == person].fold.min())]
+        both = table[table.person == label].merge(usual, on=["image", "metric"])
+        lines[person, tuning] = {"photographs": both.image.nunique()} | _differences(both)
+    found = pd.DataFrame.from_dict(lines, orient="index")
+    return found.rename_axis(["person", "tuning"]).fillna("") if lines else found
+
+
+def _differences(both):
+    """metric -> mean of the first value and its difference to the second, of merged rows."""
+    kind = "identity " if both.metric.str.startswith("identity ").any() else "to_references "
+    both = both[both.metric.str.startswith((kind, "psnr"))]
+    names = both.metric.str.replace("to_references", "identity").replace("psnr", "PSNR (dB)")
+    return {
+        name: f"{one.value_x.mean():.3f} ({interval(one.value_x - one.value_y)['words']})"
+        for name, one in both.groupby(names, sort=False)
+    }
+
+
+def by_arm(rows):
+    """Gain of every arm over blind restoration with its 95 % interval, for the people who have all arms.
+
+    Args: rows, of `held_out.run`. Returns a DataFrame indexed by person and arm: identity by every recogniser and
+    PSNR (dB).
+    """
+    of_them = [row for row in rows if row["person"] in with_all_arms(rows)]
+    tables = {arm: summary(of_them, arm).difference.unstack() for arm in ARMS if arm != "blind"}
+    table = pd.concat(tables, names=["arm"]).swaplevel().sort_index(level="person", sort_remaining=False)
+    kept = [metric for metric in table if metric.startswith(("identity ", "psnr"))]
+    return table[kept].rename(columns={"psnr": "PSNR (dB)"})
