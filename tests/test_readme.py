@@ -41,6 +41,11 @@ def test_the_costs_are_those_of_the_recorded_run():
     assert costs == statistics.costs(record.read(paths.RESULTS / "00_start_here" / "record.json"))
 
 
+def test_the_costs_of_a_real_person_are_those_of_the_recorded_run():
+    costs = re.search(r"<!-- photocosts -->\n(.*?)\n<!-- /photocosts -->", README, re.S).group(1)
+    assert costs == statistics.costs(record.read(paths.RESULTS / "00_photo" / "record.json"))
+
+
 def test_the_one_step_table_is_that_of_the_recorded_study():
     table = re.search(r"<!-- onestep -->\n(.*?)\n<!-- /onestep -->", README, re.S).group(1)
     recorded = record.read(paths.RESULTS / "06_one_step" / "record.json")["metrics"]

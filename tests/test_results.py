@@ -29,7 +29,9 @@ def test_a_recorded_result_is_of_a_clean_commit(file):
     assert len(commit["id"] or "") == 40 and commit["dirty"] is False
 
 
-@pytest.mark.parametrize("run", ["00_start_here", "04_study", "04_study_adapters"])
+@pytest.mark.parametrize(
+    "run", ["00_start_here", "00_photo", "04_study", "04_study_adapters", "13_held_out_photographs"]
+)
 def test_every_stage_of_a_recorded_tuning_took_time(run):
     seconds = record.read(paths.RESULTS / run / "record.json")["seconds"]
     assert {"tuning", "restoring"} <= seconds.keys() and min(seconds.values()) > 0
@@ -56,6 +58,12 @@ def test_the_recorded_study_has_the_seconds_of_all_its_people():
     people = {row["person"] for row in found["metrics"]}
     assert {"tuning", "restoring"} <= found["seconds"].keys()
     assert found["seconds"]["tuning"] > 10 * len(people)
+
+
+def test_the_recorded_study_of_photographs_has_the_seconds_of_all_its_folds():
+    found = record.read(paths.RESULTS / "13_held_out_photographs" / "record.json")
+    folds = {row["fold"] for row in found["metrics"] if "fold" in row}
+    assert found["seconds"]["tuning"] > 10 * len(folds)
 
 
 def test_recorded_restorations_are_marked_synthetic():

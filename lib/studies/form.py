@@ -114,12 +114,13 @@ class Form:
         textual, model = [replace(one, seed=self.seed) for one in self.trainings or default_trainings(B)]
         plan = arms.Plan(recipe=recipe, steps=self.steps, textual=textual, model=model)
         folder = own_pictures.own_folder(self.home, B, person, plan)
-        self._say(f"2 of 3: personal weights, from {len(person.references)} references ...")
+        self._say(f"2 of 3: personal weights, from {len(person.references)} references, degraded by {recipe} ...")
         B_p = own_pictures.personalise(B, person, plan, folder)
         self._say(f"3 of 3: restoring, {len(person.inputs)} to do ...")
         restored = own_pictures.restore_own(B_p, person, plan, self.seed, folder / "restored")
         self.bars.clear_output()
-        self._say(f"Saved in {paths.display_path(folder)}: restored/ and personal/ (the weights).", "#1b5e20")
+        by = B.provenance.get("what", "a system of your own").split(",")[0]
+        self._say(f"Saved in {paths.display_path(folder)}: restored/ and personal/ (the weights), by {by}.", "#1b5e20")
         self.result.children = shown(person.stems, person.inputs, restored)
 
     def _open(self):
