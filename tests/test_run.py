@@ -444,11 +444,17 @@ def is_running(pid):
         return False
 
 
+def hang_up_ends():
+    """Under nohup the tests, and what they start, would ignore SIGHUP."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def started(path, tmp_path, monkeypatch, name):
     """The command in a process of its own, and the file `name` that its notebook writes when it gets there."""
     monkeypatch.setenv("WORKBOOK_RUNS", str(tmp_path / "runs"))
     words = [sys.executable, "-m", "lib.run", str(path)]
-    process = subprocess.Popen(words, cwd=paths.ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    how = dict(cwd=paths.ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(words, **how, preexec_fn=hang_up_ends)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(f"runs/*/*/{name}")) and time.monotonic() < deadline:
         time.sleep(0.1)
