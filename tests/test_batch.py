@@ -171,6 +171,13 @@ def client():
         yield one
 
 
+@pytest.fixture
+def alone():
+    """With one worker people come one after the other."""
+    with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as one:
+        yield one
+
+
 SAYS, ASKED = {}, []  # what the worker says of each person, try by try, and who was run
 
 
@@ -216,16 +223,16 @@ def test_a_failing_person_is_tried_again_and_takes_nobody_down(client, small, ou
     assert rows[PEOPLE[1]]["error"] == "PictureError" and rows[PEOPLE[0]]["error"] == ""
 
 
-def test_a_person_whose_worker_dies_again_and_again_is_set_aside_and_comes_last_next_time(client, small, outcomes):
+def test_a_person_whose_worker_dies_again_and_again_is_set_aside_and_comes_last_next_time(alone, small, outcomes):
     says, asked = outcomes
     died = KilledWorker("task", SimpleNamespace(address="tcp://gone"), 0)
     says[PEOPLE[0]], says[PEOPLE[1]] = [died] * batch.DEATHS, [died] * (batch.DEATHS - 1)
-    rows, _ = go(client, small, PEOPLE)
+    rows, _ = go(alone, small, PEOPLE)
     assert rows[PEOPLE[0]]["state"] == "set aside" and "died 3 times" in rows[PEOPLE[0]]["message"]
     assert {rows[person]["state"] for person in PEOPLE[1:]} == {"finished"}
     asked.clear()
-    rows, _ = go(client, small, PEOPLE)
-    assert PEOPLE[0] in asked[-2:] and rows[PEOPLE[0]]["state"] == "finished"  # the last two start together
+    rows, _ = go(alone, small, PEOPLE)
+    assert asked[-1] == PEOPLE[0] and rows[PEOPLE[0]]["state"] == "finished"
 
 
 def test_a_run_that_another_batch_is_at_is_asked_for_later(client, small, outcomes):
@@ -457,12 +464,14 @@ def three(runs):
     folder = runs / "batches" / "b"
     folder.mkdir(parents=True)
     row = dict.fromkeys(batch_folder.COLUMNS, "") | {"state": "finished", "tries": 1, "deaths": 0}
-    run = {"notebook": "n", "parameters": {"PERSON": "a", "NAMES": ["x"]}, "seed": 0, "device": "cpu", "versions": {},
+    given = {"PERSON": "a", "NAMES": ["x"], "RECIPE": ""}
+    run = {"notebook": "n", "parameters": given, "seed": 0, "device": "cpu", "versions": {},
            "commit": {"id": None, "reason": "none"}, "seconds": {}, "peak_memory": 1}  # fmt: skip
     rows = []
     for person, value in (("a", 0.5), ("b", 0.2), ("c", 0.9)):
         metrics = [{"metric": "identity", "arm": "dual pivot", "value": value}]
-        record.write_json(runs / "n" / person / "record.json", run | {"metrics": metrics})
+        loaded = {"loaded": {"system": "0123", "recipe": "tiny"}} if person == "a" else {}
+        record.write_json(runs / "n" / person / "record.json", run | {"metrics": metrics} | loaded)
         rows.append(row | {"person": person, "folder": f"n/{person}"})
     with (folder / "status.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, batch_folder.COLUMNS)
@@ -478,6 +487,10 @@ def test_gathered_tables_are_written_and_read(tmp_path, runs, three):
         assert gather.main([str(three), "-o", str(tmp_path / "out")]) == 0
     found = gather.read(tmp_path / "out" / "metrics.csv")
     assert gather.worst(found, 2, "identity", higher=True).person.tolist() == ["b", "a"]
+    people = gather.read(tmp_path / "out" / "people.csv").set_index("person")
+    assert people.RECIPE["a"] == "tiny" and pd.isna(
+        people.RECIPE["b"]
+    )  # what the empty one stood for, where it is known
     (runs / "n" / "a" / "record.json").write_text("{")
     assert gather.main([str(three)]) == 1 and gather.main([str(tmp_path)]) == 1
 

@@ -8,6 +8,7 @@ import pandas as pd
 from lib import paths
 from lib.runs import figures, record
 from lib.studies import held_out_tables, one_step, photo_checks, release_checks, statistics
+from lib.studies.arms import SWAP, SWAP_MODEL
 from lib.user_study import reports
 
 README = (paths.ROOT / "README.md").read_text()
@@ -67,6 +68,30 @@ def test_the_arms_on_real_people_and_the_autoencoders_limit_are_the_recorded_one
     words = " ".join(README.split())
     assert "have {:.2f} and {:.2f} to the mean of the others".format(*good) in words
     assert "and {:.2f} and {:.2f} after the autoencoder alone".format(*kept) in words
+
+
+def test_what_readme_says_of_the_arms_and_of_longer_tuning_is_recorded():
+    rows = record.read(paths.RESULTS / "13_held_out_photographs" / "record.json")["metrics"]
+    people, words = held_out_tables.with_all_arms(rows), " ".join(README.split())
+    arms = first_numbers(held_out_tables.by_arm(rows).filter(like="identity"))
+    assert f"Tuning E alone gains at most {arms.xs('encoder-only', level='arm').max().max():.2f}" in words
+    of_them = [row for row in rows if row["person"] in people]
+    inside, around = (held_out_tables.summary(of_them, "dual pivot", arm).difference for arm in (SWAP, SWAP_MODEL))
+    gains = first_numbers(inside.filter(like="identity ").to_frame())
+    assert f"identity is {gains.min().min():.2f} to {gains.max().max():.2f} higher than with a G" in words
+    lows = inside.filter(like="identity ").str.extract(r"\[([^,]+)")[0].astype(float)
+    assert (lows > 0).sum() == 3 and "three of four intervals above zero" in words
+    psnr = first_numbers(around.filter(like="psnr").to_frame())
+    assert psnr.min().min() > 0.5 and "when E is tuned around the swapped G" in words.replace("When E", "when E")
+    variants = held_out_tables.variants(rows).xs("3 times the steps", level="tuning").loc[people]
+    more = first_numbers(variants.filter(like="identity"), r"\(([^ ]+)")
+    assert f"raise identity by another {more.min().min():.3f} to {more.max().max():.3f} at about half a dB" in words
+    assert first_numbers(variants[["PSNR (dB)"]], r"\(([^ ]+)").stack().between(-0.65, -0.45).all()
+
+
+def first_numbers(table, pattern=r"^([^ ]+)"):
+    """The first number of every cell, or the one that the pattern finds."""
+    return table.apply(lambda column: column.str.extract(pattern)[0].astype(float))
 
 
 def test_the_quality_of_the_photo_system_is_the_recorded_one():

@@ -444,7 +444,7 @@ def is_running(pid):
         return False
 
 
-def hang_up_ends():
+def default_sighup():
     """Under nohup the tests, and what they start, would ignore SIGHUP."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -454,7 +454,7 @@ def started(path, tmp_path, monkeypatch, name):
     monkeypatch.setenv("WORKBOOK_RUNS", str(tmp_path / "runs"))
     words = [sys.executable, "-m", "lib.run", str(path)]
     how = dict(cwd=paths.ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    process = subprocess.Popen(words, **how, preexec_fn=hang_up_ends)
+    process = subprocess.Popen(words, **how, preexec_fn=default_sighup)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(f"runs/*/*/{name}")) and time.monotonic() < deadline:
         time.sleep(0.1)

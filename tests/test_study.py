@@ -18,6 +18,8 @@ from lib.images import to_tensor, to_uint8
 from lib.people import procedural
 from lib.people.picture_files import save_picture
 from lib.restoration.baselines import Baselines
+from lib.runs.record import Record
+from lib.studies import kept as kept_results
 from lib.studies import person as persons
 from lib.studies import study as studies
 from lib.studies.arms import BLIND, DUAL, Plan, restore_arms
@@ -29,11 +31,8 @@ PLAN = Plan(references=3, inputs=2, seeds=2, steps=2, degradations=1, textual=ON
 NAMES = ["people:9", "people:19"]
 
 
-class Record:
-    """The part of a record that a study writes to."""
-
-    def __init__(self):
-        self.seconds = {}
+def empty_record():
+    return Record("a study", {}, 0, "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +167,7 @@ def test_scores_are_tidy_and_of_the_right_pictures(opened, monkeypatch):
 
 
 def test_a_finished_study_is_not_computed_again(study, people, tuned, tmp_path):
-    first, second = Record(), Record()
+    first, second = empty_record(), empty_record()
     rows, (person, restored) = run(study, iter(NAMES), tmp_path, first)
     assert tuned == NAMES and [row["person"] for row in rows] == [name for name in NAMES for _ in range(len(rows) // 2)]
     assert person.name == NAMES[-1] and restored.keys() == {BLIND} and restored[BLIND].shape == (2, 2, 3, 64, 64)
@@ -182,7 +181,7 @@ def test_a_finished_study_is_not_computed_again(study, people, tuned, tmp_path):
 
 def test_the_seconds_of_kept_people_are_in_the_record_of_a_resumed_run(study, people, tuned, tmp_path):
     run(study, NAMES[:1], tmp_path)
-    record = Record()
+    record = empty_record()
     record.seconds["tuning"] = 100.0
     run(study, NAMES, tmp_path, record)
     assert tuned == NAMES
@@ -243,7 +242,7 @@ def test_an_old_result_never_stands_beside_new_pictures(study, people, tuned, tm
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(studies, "score", interrupt)  # the pictures are kept already
+        patch.setattr(kept_results, "write_json", interrupt)  # the pictures are kept already
         run(replace(study, plan=replace(PLAN, w=2.0)), NAMES[:1], tmp_path)
     run(study, NAMES[:1], tmp_path)
     assert tuned == 3 * NAMES[:1]

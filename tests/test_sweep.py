@@ -11,6 +11,7 @@ import torch
 
 from lib import open_person, restore
 from lib.errors import RangeError
+from lib.runs.record import Record
 from lib.studies import study as studies
 from lib.studies import sweep, timesteps
 from lib.studies.arms import Plan
@@ -70,13 +71,12 @@ class Computing:
         return [{"condition": setting, "value": len(person.name)} for setting in settings]
 
 
-class Record:
-    def __init__(self):
-        self.seconds = {}
+def empty_record():
+    return Record("a study", {}, 0, "cpu")
 
 
 def test_rows_are_kept_person_by_person_and_computed_once(study, tmp_path):
-    compute, first, second = Computing(), Record(), Record()
+    compute, first, second = Computing(), empty_record(), empty_record()
     rows = sweep.run(study, NAMES, tmp_path, compute, ["a", "b"], first)
     assert rows == [dict(person=name, condition=c, value=len(name)) for name in NAMES for c in "ab"]
     assert sweep.run(study, NAMES, tmp_path, compute, ["a", "b"], second) == rows

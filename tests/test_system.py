@@ -96,9 +96,8 @@ def test_a_system_names_its_recipe_or_says_that_it_has_none():
 
 
 def test_the_shipped_systems_name_the_recipes_they_were_trained_for():
-    assert (
-        load_system("data/system").recipe == "tiny-heavy" and load_system("data/photo_system").recipe == "photo-heavy"
-    )
+    assert load_system("data/system").recipe == "tiny-heavy"
+    assert load_system("data/photo_system").recipe == "photo-heavy"
 
 
 def test_saving_leaves_the_system_as_it_is(tmp_path):

@@ -5,22 +5,12 @@ from pathlib import Path
 
 import yaml
 
+from lib import strict_yaml
 from lib.errors import PersonCardError
 
 CARD = {"name": str, "class_noun": str, "source": str, "terms": str, "real": bool}
 LARGEST_CARD = 64_000  # bytes
 REMEDY = f"Remedy: write the fields {', '.join(CARD)} (real: true or false)."
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which refuses a key given twice: plain YAML would take the last one in silence."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if twice:
-            raise yaml.YAMLError(f"given twice: {', '.join(twice)}")
-        return super().construct_mapping(node, deep)
 
 
 def read_card(folder):
@@ -38,7 +28,7 @@ def read_card(folder):
         size = file.stat().st_size
         if size > LARGEST_CARD:
             raise ValueError(f"{size} bytes, at most {LARGEST_CARD} are read")
-        card = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+        card = strict_yaml.load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, TypeError, ValueError, OSError, RecursionError) as error:
         raise PersonCardError(f"Not YAML: {file} ({error}). {REMEDY}") from error
     return _checked(card, file, REMEDY)

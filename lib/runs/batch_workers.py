@@ -15,7 +15,7 @@ import yaml
 from distributed import Client, Nanny, Scheduler, SpecCluster
 from tornado.ioloop import PeriodicCallback
 
-from lib import checks, paths
+from lib import checks, paths, strict_yaml
 from lib.errors import BatchError
 from lib.runs import batch_worker
 
@@ -153,8 +153,8 @@ def _kept(cluster, jobs):
 
 def _slurm_settings(file):
     try:
-        found = yaml.safe_load(paths.from_root(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        found = strict_yaml.load(paths.from_root(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise BatchError(f"Cannot read {file}: {error}. Remedy: see params/slurm.yaml.") from None
     found = found if isinstance(found, dict) else {}
     odd = [name for name, value in found.items() if not isinstance(value, SLURM.get(name, ()))]

@@ -77,7 +77,12 @@ class Record:
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self.took({name: time.perf_counter() - start})
+
+    def took(self, seconds):
+        """Adds seconds to stages, stage -> seconds: those of people whom an earlier run computed count, too."""
+        for name, value in seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + value
 
     def add(self, **row):
         """Adds one row: what names the picture (person, image, arm, seed...) and its metrics, unrounded."""
@@ -175,15 +180,6 @@ def write_json(path, value):
     text = json.dumps(_plain(value, Path(path).name), indent=1, ensure_ascii=False, allow_nan=False)
     with paths.atomic_write(path) as part:
         part.write_text(text + "\n", encoding="utf-8")
-
-
-def kept(path, key):
-    """What a study kept in the file `path`, or None where there is none, it is damaged, or its key is another."""
-    try:
-        found = json.loads(Path(path).read_text())
-        return found if found["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _plain(value, where):

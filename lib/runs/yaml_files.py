@@ -1,29 +1,13 @@
 """YAML files of parameters, or of a user study: read safely, and refused where they are no plain mapping."""
 
-from collections import Counter
 from pathlib import Path
 
 import yaml
 
+from lib import strict_yaml
 from lib.errors import ParameterError
 
 LARGEST = 2**20  # bytes
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses aliases, and a key given twice, of which plain YAML keeps the last."""
-
-    def compose_node(self, parent, index):
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it holds an alias (*name)")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node, deep=False):
-        keys = Counter(str(key.value) for key, _ in node.value)
-        twice = sorted(key for key, count in keys.items() if count > 1)
-        if twice:
-            raise yaml.YAMLError(f"given twice: {', '.join(twice)}")
-        return super().construct_mapping(node, deep)
 
 
 def _read(path):
@@ -44,7 +28,7 @@ def mapping(path):
     """What a YAML file of parameters, or of a user study, holds: a dict. Raises ParameterError."""
     text = _read(Path(path))
     try:
-        found = yaml.load(text, _Loader)
+        found = strict_yaml.load(text)
     except (yaml.YAMLError, RecursionError) as error:
         raise ParameterError(
             f"Params file is not YAML: {path}: {error}. Remedy: write lines of `NAME: value`."

@@ -3,7 +3,6 @@
 import json
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -18,8 +17,7 @@ from lib.paths import from_root
 from lib.people import alignment, picture_folders
 from lib.people.person import Person
 from lib.people.picture_files import load_picture
-from lib.runs.record import kept, write_json
-from lib.studies import arms
+from lib.studies import arms, kept
 from lib.studies.study import rows_of
 
 
@@ -82,23 +80,23 @@ def run(B, plan, wanted, people, scorers, folder, distance=None, record=None):
     go to the record.
     Args: B; plan, of lib.studies.arms; wanted, the arms; people, label -> Person; scorers, name -> recogniser, as of
     `identity.embed`; folder; distance, a function of two batches (N, 3, S, S) -> (N,), or None; record, or None.
-    Returns rows (person, fold, arm, image, seed, metric, value), and label -> {arm: restorations (K, N, 3, S, S)} of
-    the people computed now. Raises PackError where a scorer does not know the people, and as `tune_arms`.
+    Returns rows (person, fold, arm, image, seed, metric, value), and label -> {arm: restorations (K, N, 3, S, S)}, as
+    they are kept, in 8 bits. Raises PackError where a scorer does not know the people, and as `tune_arms`.
     """
     for person in people.values():
         for scorer in scorers.values():
             identity.check_scorer(scorer, person.real)
     rows, pictures = [], {}
     for label, person in people.items():
-        file, key = Path(folder) / f"{label}.json", _key(B, plan, wanted, person, scorers, distance)
-        found = kept(file, key)
+        file, key = kept.file_of(folder, label), _key(B, plan, wanted, person, scorers, distance)
+        found = kept.read(file, key, pictures=True)
         if found is None:
-            pictures[label], seconds = _restored(B, plan, wanted, person)
-            found = {"key": key, "seconds": seconds, "rows": score(person, label, pictures[label], scorers, distance)}
-            write_json(file, found)
-        rows += found["rows"]
-        for stage, seconds in found["seconds"].items() if record else ():
-            record.seconds[stage] = record.seconds.get(stage, 0.0) + seconds
+            restored, seconds = _restored(B, plan, wanted, person)
+            found = {"key": key, "seconds": seconds, "rows": score(person, label, restored, scorers, distance)}
+            kept.write(file, found, restored)
+        rows, pictures[label] = rows + found["rows"], kept.load_pictures(file)
+        if record is not None:
+            record.took(found["seconds"])
     return rows, pictures
 
 

@@ -32,10 +32,11 @@ def headline(rows):
 
     Where there is no ground truth, identity is that to the references. What `variants` shows is left out.
     """
-    lines, usual = {}, summary([row for row in rows if not _is_variant(row["person"], rows)])
+    lines, left_out = {}, _variants_of(rows)
+    usual = summary([row for row in rows if row["person"] not in left_out])
     for person, table in usual.groupby(level="person", sort=False):
         table = table.droplevel("person")
-        kind = "identity " if any(name.startswith("identity ") for name in table.index) else "to_references "
+        kind = kind_of_identity(table.index)
         line = {"photographs": table.photographs.iloc[0]}
         for name in [name for name in table.index if name.startswith(kind)]:
             one, scorer = table.loc[name], name.removeprefix(kind)
@@ -52,9 +53,15 @@ def with_all_arms(rows):
     return [person for person, names in found if set(ARMS) <= set(names)]
 
 
-def _is_variant(label, rows):
-    """Whether the same photographs were restored after the usual tuning, too."""
-    return bool(VARIANT.search(label)) and label.rsplit(", ", 1)[0] in {row["person"] for row in rows}
+def kind_of_identity(metrics):
+    """What names of identity metrics begin with: where there is no ground truth, identity is that to the references."""
+    return "identity " if any(name.startswith("identity ") for name in metrics) else "to_references "
+
+
+def _variants_of(rows):
+    """The names of those whose photographs were restored after the usual tuning, too."""
+    names = dict.fromkeys(row["person"] for row in rows)
+    return [name for name in names if VARIANT.search(name) and name.rsplit(", ", 1)[0] in names]
 
 
 def variants(rows):
@@ -66,7 +73,7 @@ def variants(rows):
     """
     table = pd.DataFrame([row for row in rows if row.get("arm") == "dual pivot"])
     lines = {}
-    for label in [label for label in table.person.unique() if _is_variant(label, rows)]:
+    for label in _variants_of(rows):
         person, tuning = label.rsplit(", ", 1)
         usual = table[(table.person == person) & (table.fold == table[table.person == person].fold.min())]
         both = table[table.person == label].merge(usual, on=["image", "metric"])
@@ -77,8 +84,7 @@ def variants(rows):
 
 def _differences(both):
     """metric -> mean of the first value and its difference to the second, of merged rows."""
-    kind = "identity " if both.metric.str.startswith("identity ").any() else "to_references "
-    both = both[both.metric.str.startswith((kind, "psnr"))]
+    both = both[both.metric.str.startswith((kind_of_identity(both.metric), "psnr"))]
     names = both.metric.str.replace("to_references", "identity").replace("psnr", "PSNR (dB)")
     return {
         name: f"{one.value_x.mean():.3f} ({interval(one.value_x - one.value_y)['words']})"
@@ -92,8 +98,9 @@ def by_arm(rows):
     Args: rows, of `held_out.run`. Returns a DataFrame indexed by person and arm: identity by every recogniser and
     PSNR (dB).
     """
-    of_them = [row for row in rows if row["person"] in with_all_arms(rows)]
+    people = with_all_arms(rows)
+    of_them = [row for row in rows if row["person"] in people]
     tables = {arm: summary(of_them, arm).difference.unstack() for arm in ARMS if arm != "blind"}
     table = pd.concat(tables, names=["arm"]).swaplevel().sort_index(level="person", sort_remaining=False)
-    kept = [metric for metric in table if metric.startswith(("identity ", "psnr"))]
-    return table[kept].rename(columns={"psnr": "PSNR (dB)"})
+    shown = [metric for metric in table if metric.startswith(("identity ", "psnr"))]
+    return table[shown].rename(columns={"psnr": "PSNR (dB)"})

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from lib.studies.held_out_tables import kind_of_identity
 from lib.studies.statistics import interval
 
 AUTOENCODER, CLEANER = 28.0, 1.5  # dB: through the autoencoder; of the cleaner over its input
@@ -37,7 +38,7 @@ def _people(rows):
     for person, part in known.groupby("person", sort=False):
         wide = part.pivot_table(index=["metric", "fold", "image"], columns="arm", values="value")
         metrics = wide.index.unique("metric")
-        kind = "identity " if metrics.str.startswith("identity ").any() else "to_references "
+        kind = kind_of_identity(metrics)
         gains = [wide.loc[m, "dual pivot"] - wide.loc[m, "blind"] for m in metrics if m.startswith(kind)]
         yield _line("identity, dual pivot - blind", person, *_means_and_lows(gains), least=IDENTITY)
         if kind == "identity ":  # degraded heavily, with a ground truth

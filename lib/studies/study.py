@@ -1,27 +1,19 @@
 """A study of many people: each is tuned, restored and scored. `lib.studies.statistics` compares the results."""
 
-import hashlib
 import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from urllib.parse import quote
-
-import numpy as np
 
 from lib import checks
 from lib.errors import MissingPicturesError
-from lib.images import to_tensor, to_uint8
 from lib.metrics.headline import headline_values
 from lib.models.personal_weights import picture_hash
-from lib.paths import atomic_write, remove
+from lib.paths import remove
 from lib.people import procedural
 from lib.restoration import baselines
-from lib.runs.record import kept, write_json
+from lib.studies import kept
 from lib.studies.arms import ARMS, Plan, restore_arms, tune_arms
 from lib.studies.person import check_scorer, open_person, prior_data
-
-LONGEST = 120  # characters of a person's file; file systems allow 255 bytes
 
 
 def score(person, restored):
@@ -95,13 +87,12 @@ def run(study, names, folder, record=None):
     names = [str(name) for name in names]
     people, rows, priors = open_all(study, names), [], {}
     for name, person in zip(names, people):
-        file = file_of(folder, name)
-        found = _kept(study, person, file) or _run_person(study, person, file, priors)
+        file = kept.file_of(folder, name)
+        found = kept.read(file, study.key(person), pictures=True) or _run_person(study, person, file, priors)
         rows += found["rows"]
-        for stage, seconds in found["seconds"].items():
-            if record is not None:
-                record.seconds[stage] = record.seconds.get(stage, 0.0) + seconds
-    return rows, (people[-1], _load_pictures(file))
+        if record is not None:
+            record.took(found["seconds"])
+    return rows, (people[-1], kept.load_pictures(file))
 
 
 def open_all(study, names):
@@ -110,19 +101,6 @@ def open_all(study, names):
     drawn = [procedural.parse(name) for name in names if name.startswith("people:")]
     procedural.require(drawn, drawn[0].split if drawn else "test")
     return people
-
-
-def file_of(folder, name):
-    """The file of a person's result: the name, or its end and a hash where it is too long for a file."""
-    plain = quote(name, safe="").replace("%3A", "-")
-    if len(plain) > LONGEST:
-        plain = f"{plain[-LONGEST:]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    return Path(folder) / "people" / f"{plain}.json"
-
-
-def _kept(study, person, file):
-    """The kept result of a person with its pictures, as `record.kept`."""
-    return kept(file, study.key(person)) if file.with_suffix(".npz").is_file() else None
 
 
 def _run_person(study, person, file, priors):
@@ -137,24 +115,7 @@ def _run_person(study, person, file, priors):
     restored = restore_arms(tuned, person.inputs, plan, [B])
     restored |= baselines.restore(study.baselines, person.inputs, plan.seeds, B.device)
     seconds["restoring"] = time.perf_counter() - start - seconds["tuning"]
-    remove(file)  # an older result must not stand beside these pictures
-    _save_pictures(file, restored)
     found = {"key": study.key(person), "seconds": seconds, "rows": score(person, restored)}
-    write_json(file, found)
+    kept.write(file, found, restored)
     remove(file.with_suffix(""))
     return found
-
-
-def _save_pictures(file, restored):
-    """Keep the restored pictures of a person as 8-bit arrays."""
-    with atomic_write(file.with_suffix(".npz")) as aside:
-        arrays = {arm: to_uint8(pictures.flatten(0, 1)) for arm, pictures in restored.items()}  # (K * N, S, S, 3)
-        counts = {arm: len(pictures) for arm, pictures in restored.items()}
-        np.savez_compressed(aside, seeds=json.dumps(counts), **arrays)
-
-
-def _load_pictures(file):
-    """arm -> restorations (K, N, 3, S, S) of a person, as they were kept."""
-    with np.load(file.with_suffix(".npz")) as arrays:
-        counts = json.loads(str(arrays["seeds"]))
-        return {arm: to_tensor(arrays[arm]).unflatten(0, (count, -1)) for arm, count in counts.items()}

@@ -10,10 +10,10 @@ from tqdm.auto import tqdm
 from lib.metrics.headline import headline_values
 from lib.paths import remove
 from lib.restoration.sampling import restore
-from lib.runs.record import kept, write_json
+from lib.studies import kept
 from lib.studies.arms import batch_size
 from lib.studies.person import prior_data
-from lib.studies.study import file_of, open_all, rows_of
+from lib.studies.study import open_all, rows_of
 from lib.training.pivots import model_pivot, prepare, textual_pivot
 
 MEASURED = "value", "eps", "x_0", "picture"  # columns of rows that hold what was measured; the others are labels
@@ -32,26 +32,26 @@ def run(study, names, folder, compute, settings=(), record=None):
     names = [str(name) for name in names]
     rows, people = [], open_all(study, names)
     for name, person in tqdm(list(zip(names, people)), compute.__name__, disable=len(people) == 1):
-        file = file_of(folder, f"{compute.__name__}-{name}")
+        file = kept.file_of(folder, f"{compute.__name__}-{name}")
         key = json.dumps([study.key(person), compute.__name__, settings])
-        found = kept(file, key) or _compute(study, person, compute, settings, file, key)
+        found = kept.read(file, key) or _compute(study, person, compute, settings, file, key)
         rows += [{"person": name, **row} for row in found["rows"]]
         if record is not None:
-            record.seconds["people"] = record.seconds.get("people", 0.0) + found["seconds"]
+            record.took({"people": found["seconds"]})
     remove(shared_folder(folder))
     return rows
 
 
 def shared_folder(folder):
     """Where a sweep into `folder` keeps checkpoints that several people's rows need, until all are computed."""
-    return file_of(folder, "shared").with_suffix("")
+    return kept.file_of(folder, "shared").with_suffix("")
 
 
 def _compute(study, person, compute, settings, file, key):
     start, checkpoints = time.perf_counter(), file.with_suffix("")
     found = {"key": key, "rows": compute(study, person, settings, checkpoints)}
     found["seconds"] = time.perf_counter() - start
-    write_json(file, found)
+    kept.write(file, found)
     remove(checkpoints)
     return found
 
