@@ -282,6 +282,9 @@ def test_the_gains_of_every_arm_are_those_of_the_people_with_all_arms():
         lines = held_out_tables.summary(rows, arm).difference
         assert table.loc[("all", arm), "identity x"] == lines["all", "identity x"]
         assert table.loc[("all", arm), "PSNR (dB)"] == lines["all", "psnr"]
+        drawn = held_out_tables.gains(rows, "all").loc[arm]
+        words = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*(drawn[f"psnr {what}"] for what in ("difference", "low", "high")))
+        assert words == lines["all", "psnr"]
 
 
 def person_rows(person, fold, values, metric="identity x"):

@@ -1,5 +1,6 @@
 """Tables of people whose photographs were held out, from the rows of `lib.studies.held_out.run`."""
 
+import itertools
 import re
 
 import pandas as pd
@@ -90,6 +91,23 @@ def _differences(both):
         name: f"{one.value_x.mean():.3f} ({interval(one.value_x - one.value_y)['words']})"
         for name, one in both.groupby(names, sort=False)
     }
+
+
+def gains(rows, person):
+    """One person's gain of every arm over blind restoration in numbers, as `figures.intervals` draws them.
+
+    Args: rows, of `held_out.run`; person, who has every arm. Returns a DataFrame indexed by arm, with columns "METRIC"
+    (the mean), "METRIC difference", "METRIC low" and "METRIC high".
+    """
+    table = pd.DataFrame([row for row in rows if row["person"] == person and "arm" in row])
+    wide = table.pivot_table(index=["metric", "fold", "image"], columns="arm", values="value")
+    lines = {}
+    for arm, (metric, of_metric) in itertools.product([one for one in ARMS if one != "blind"], wide.groupby("metric")):
+        found = interval(of_metric[arm] - of_metric["blind"])
+        line = lines.setdefault(arm, {})
+        line |= {metric: of_metric[arm].mean(), f"{metric} difference": found["mean"]}
+        line |= {f"{metric} {bound}": found[bound] for bound in ("low", "high")}
+    return pd.DataFrame.from_dict(lines, orient="index")
 
 
 def by_arm(rows):
